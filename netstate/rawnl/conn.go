@@ -1,0 +1,376 @@
+package rawnl
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nsmigrate/nsmigrate/netstate/ns"
+)
+
+// Conn is a netlink socket inside one network namespace. It serves one caller at a time.
+type Conn struct {
+	fd  int
+	seq uint32
+	buf []byte
+}
+
+const (
+	recvBuf = 1 << 20 // one dump datagram is at most 32 KiB; acknowledgements of a batch arrive in many
+	sendMax = 1 << 18 // bytes of messages in one sendmsg; the socket's buffer is larger
+)
+
+// Dial opens a socket of a netlink protocol (unix.NETLINK_ROUTE, NETLINK_NETFILTER, NETLINK_GENERIC ...)
+// inside the namespace.
+func Dial(n *ns.NS, protocol int) (*Conn, error) {
+	c := &Conn{buf: make([]byte, recvBuf)}
+	err := n.Do(func() error {
+		fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, protocol)
+		if err != nil {
+			return fmt.Errorf("open netlink socket: %w", err)
+		}
+		c.fd = fd
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := c.setup(); err != nil {
+		c.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+func (c *Conn) setup() error {
+	if err := unix.Bind(c.fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+		return fmt.Errorf("bind netlink socket: %w", err)
+	}
+	for _, opt := range []int{unix.NETLINK_EXT_ACK, unix.NETLINK_GET_STRICT_CHK} {
+		if err := unix.SetsockoptInt(c.fd, unix.SOL_NETLINK, opt, 1); err != nil {
+			return fmt.Errorf("set netlink socket option %d: %w", opt, err)
+		}
+	}
+	// NETLINK_CAP_ACK would shorten acknowledgements of large messages; acknowledgements of success never
+	// carry the message, those of failure are read for the offset only.
+	if err := unix.SetsockoptInt(c.fd, unix.SOL_NETLINK, unix.NETLINK_CAP_ACK, 1); err != nil {
+		return fmt.Errorf("set netlink socket option: %w", err)
+	}
+	for _, opt := range []int{unix.SO_RCVBUFFORCE, unix.SO_SNDBUFFORCE} {
+		if err := unix.SetsockoptInt(c.fd, unix.SOL_SOCKET, opt, 8<<20); err != nil {
+			return fmt.Errorf("size netlink socket buffer: %w", err)
+		}
+	}
+	return nil
+}
+
+// Close closes the socket.
+func (c *Conn) Close() error { return unix.Close(c.fd) }
+
+// Error is the kernel's refusal of a message.
+type Error struct {
+	Index   int // position of the message in the batch; -1 for a dump
+	Errno   unix.Errno
+	Message string // the kernel's extended acknowledgement, often empty
+}
+
+func (e *Error) Error() string {
+	if e.Message == "" {
+		return e.Errno.Error()
+	}
+	return fmt.Sprintf("%s (%s)", e.Message, e.Errno.Error())
+}
+
+// Unwrap makes errors.Is(err, unix.EEXIST) and the like work.
+func (e *Error) Unwrap() error { return e.Errno }
+
+// ErrInterrupted means that a dump was inconsistent every time because the namespace kept changing.
+var ErrInterrupted = errors.New("namespace kept changing during the dump")
+
+const dumpTries = 10
+
+// Dump sends a request with NLM_F_DUMP and returns the messages of the answer. A dump that the kernel
+// marks inconsistent (NLM_F_DUMP_INTR) is taken again; after several tries the error is [ErrInterrupted].
+func (c *Conn) Dump(ctx context.Context, req Message) ([]Message, error) {
+	for range dumpTries {
+		msgs, interrupted, err := c.dumpOnce(ctx, req)
+		if err != nil {
+			return nil, err
+		}
+		if !interrupted {
+			return msgs, nil
+		}
+	}
+	return nil, ErrInterrupted
+}
+
+func (c *Conn) dumpOnce(ctx context.Context, req Message) (msgs []Message, interrupted bool, err error) {
+	c.seq++
+	req.Flags |= unix.NLM_F_REQUEST | unix.NLM_F_DUMP
+	if err := c.send(req.Append(nil, c.seq)); err != nil {
+		return nil, false, err
+	}
+	for {
+		if err := ctx.Err(); err != nil {
+			return nil, false, err
+		}
+		b, err := c.recv()
+		if err != nil {
+			return nil, false, err
+		}
+		// One copy for the whole datagram: the messages alias it.
+		b = append([]byte(nil), b...)
+		for len(b) > 0 {
+			var f frame
+			if f, b, err = next(b); err != nil {
+				return nil, false, err
+			}
+			if f.seq != c.seq {
+				continue // the rest of an earlier, abandoned answer
+			}
+			interrupted = interrupted || f.Flags&unix.NLM_F_DUMP_INTR != 0
+			switch f.Type {
+			case unix.NLMSG_DONE:
+				return msgs, interrupted, doneError(f)
+			case unix.NLMSG_ERROR:
+				if err := ackError(f, -1); err != nil {
+					return nil, false, err
+				}
+				return msgs, interrupted, nil
+			default:
+				msgs = append(msgs, Message{Type: f.Type, Data: f.Data})
+			}
+		}
+	}
+}
+
+// Request sends one message that is no dump and returns the answers that precede its acknowledgement.
+func (c *Conn) Request(ctx context.Context, req Message) ([]Message, error) {
+	c.seq++
+	req.Flags |= unix.NLM_F_REQUEST | unix.NLM_F_ACK
+	if err := c.send(req.Append(nil, c.seq)); err != nil {
+		return nil, err
+	}
+	var msgs []Message
+	for {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		b, err := c.recv()
+		if err != nil {
+			return nil, err
+		}
+		b = append([]byte(nil), b...)
+		for len(b) > 0 {
+			var f frame
+			if f, b, err = next(b); err != nil {
+				return nil, err
+			}
+			if f.seq != c.seq {
+				continue
+			}
+			if f.Type == unix.NLMSG_ERROR {
+				return msgs, ackError(f, 0)
+			}
+			msgs = append(msgs, Message{Type: f.Type, Data: f.Data})
+		}
+	}
+}
+
+// Apply sends the messages in order, many to a system call, and waits for all acknowledgements. The first
+// refusal is returned as an [*Error] with the message's index; messages after it may have been carried
+// out (the kernel handles a whole sendmsg before it can be told to stop).
+func (c *Conn) Apply(ctx context.Context, msgs []Message) error {
+	var out []byte
+	for start := 0; start < len(msgs); {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		out = out[:0]
+		base, end := c.seq+1, start
+		for ; end < len(msgs) && (len(out) == 0 || len(out)+HeaderLen+len(msgs[end].Data) < sendMax); end++ {
+			m := msgs[end]
+			m.Flags |= unix.NLM_F_REQUEST | unix.NLM_F_ACK
+			c.seq++
+			out = m.Append(out, c.seq)
+		}
+		if err := c.send(out); err != nil {
+			return err
+		}
+		if err := c.awaitAcks(base, end-start, start); err != nil {
+			return err
+		}
+		start = end
+	}
+	return nil
+}
+
+// awaitAcks reads n acknowledgements of the sequence numbers from base on; first is the index of the
+// message that base belongs to.
+func (c *Conn) awaitAcks(base uint32, n, first int) error {
+	var refused error
+	for got := 0; got < n; {
+		b, err := c.recv()
+		if err != nil {
+			return err
+		}
+		for len(b) > 0 {
+			var f frame
+			if f, b, err = next(b); err != nil {
+				return err
+			}
+			if f.Type != unix.NLMSG_ERROR || f.seq-base >= uint32(n) {
+				continue
+			}
+			got++
+			if err := ackError(f, first+int(f.seq-base)); err != nil && refused == nil {
+				refused = err
+			}
+		}
+	}
+	return refused
+}
+
+// Transaction sends the messages as one atomic nfnetlink batch for a subsystem (unix.NFNL_SUBSYS_NFTABLES):
+// all take effect or none does. The error is an [*Error] with the index of the first message refused.
+func (c *Conn) Transaction(ctx context.Context, subsys uint16, msgs []Message) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	size := 0
+	for _, m := range msgs {
+		size += HeaderLen + Align(len(m.Data))
+	}
+	if size > 4<<20 { // one batch is one sendmsg, which must fit into the send buffer
+		if err := unix.SetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, size+1<<20); err != nil {
+			return fmt.Errorf("size netlink socket buffer: %w", err)
+		}
+	}
+	edge := func(typ uint16) Message { // struct nfgenmsg with the subsystem in res_id, big-endian
+		return Message{Type: typ, Flags: unix.NLM_F_REQUEST, Data: []byte{unix.AF_UNSPEC, unix.NFNETLINK_V0, byte(subsys >> 8), byte(subsys)}}
+	}
+	c.seq++
+	out := edge(unix.NFNL_MSG_BATCH_BEGIN).Append(make([]byte, 0, size+64), c.seq)
+	begin := c.seq
+	base := c.seq + 1
+	for i, m := range msgs {
+		m.Flags |= unix.NLM_F_REQUEST
+		m.Flags &^= unix.NLM_F_ACK // refusals are reported anyway; only the end of the batch needs a sign
+		if i == len(msgs)-1 {
+			m.Flags |= unix.NLM_F_ACK
+		}
+		c.seq++
+		out = m.Append(out, c.seq)
+	}
+	c.seq++
+	out = edge(unix.NFNL_MSG_BATCH_END).Append(out, c.seq)
+	if len(msgs) == 0 {
+		return nil
+	}
+	if err := c.send(out); err != nil {
+		return err
+	}
+	last := base + uint32(len(msgs)) - 1
+	var refused error
+	for {
+		b, err := c.recv()
+		if err != nil {
+			return err
+		}
+		for len(b) > 0 {
+			var f frame
+			if f, b, err = next(b); err != nil {
+				return err
+			}
+			if f.Type != unix.NLMSG_ERROR || f.seq-begin > uint32(len(msgs))+1 {
+				continue
+			}
+			index := -1
+			if f.seq-base < uint32(len(msgs)) {
+				index = int(f.seq - base)
+			}
+			if err := ackError(f, index); err != nil && refused == nil {
+				refused = err
+			}
+			// The kernel reports all refusals of a batch, then the acknowledgement of its last message;
+			// where the batch itself is refused there is only that report.
+			if f.seq == last || f.seq == begin {
+				return refused
+			}
+		}
+	}
+}
+
+// Fd returns the socket, for callers that join multicast groups or poll.
+func (c *Conn) Fd() int { return c.fd }
+
+func (c *Conn) send(b []byte) error {
+	for {
+		err := unix.Sendto(c.fd, b, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
+		if err == nil {
+			return nil
+		}
+		if !errors.Is(err, unix.EINTR) {
+			return fmt.Errorf("send netlink message: %w", err)
+		}
+	}
+}
+
+// recv returns the next datagram; it is valid until the next call.
+func (c *Conn) recv() ([]byte, error) {
+	for {
+		n, from, err := unix.Recvfrom(c.fd, c.buf, unix.MSG_TRUNC)
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case err != nil:
+			return nil, fmt.Errorf("receive netlink message: %w", err)
+		case n > len(c.buf):
+			return nil, fmt.Errorf("%w: datagram of %d bytes", ErrMalformed, n)
+		}
+		if sa, ok := from.(*unix.SockaddrNetlink); !ok || sa.Pid != 0 {
+			continue // only the kernel is believed
+		}
+		return c.buf[:n], nil
+	}
+}
+
+// doneError reads the status that ends a dump.
+func doneError(f frame) error {
+	if len(f.Data) < 4 {
+		return nil
+	}
+	if errno := int32(binary.NativeEndian.Uint32(f.Data)); errno < 0 {
+		return &Error{Index: -1, Errno: unix.Errno(-errno), Message: extAck(f, 4)}
+	}
+	return nil
+}
+
+// ackError reads an acknowledgement; nil if it says success.
+func ackError(f frame, index int) error {
+	if len(f.Data) < 4 {
+		return fmt.Errorf("%w: acknowledgement of %d bytes", ErrMalformed, len(f.Data))
+	}
+	errno := int32(binary.NativeEndian.Uint32(f.Data))
+	if errno == 0 {
+		return nil
+	}
+	return &Error{Index: index, Errno: unix.Errno(-errno), Message: extAck(f, 4+HeaderLen)}
+}
+
+// extAck reads the text of an extended acknowledgement, whose attributes start at the given offset
+// (NETLINK_CAP_ACK keeps the payload of the refused message out).
+func extAck(f frame, offset int) string {
+	if f.Flags&unix.NLM_F_ACK_TLVS == 0 || len(f.Data) < offset {
+		return ""
+	}
+	attrs, err := ParseAttrs(f.Data[offset:])
+	if err != nil {
+		return ""
+	}
+	msg, _ := Find(attrs, unix.NLMSGERR_ATTR_MSG)
+	return CString(msg)
+}
