@@ -1,0 +1,67 @@
+package checkpoint
+
+import (
+	"context"
+	"log/slog"
+	"time"
+)
+
+// Spec names what to dump: a namespace with all its process trees, or one tree and its namespace.
+// Exactly one field is set.
+type Spec struct {
+	NetNS string // a name below /run/netns, or the path of an nsfs file
+	PID   int    // the root of a tree
+}
+
+// Options of a dump. The zero value dumps and removes the source.
+type Options struct {
+	CRIU         string        // path of criu; "" looks in the private prefix, then on PATH
+	LeaveRunning bool          // resume the source after the dump: the image is a snapshot
+	TCPClose     bool          // don't save established connections
+	AllowLoss    []string      // kinds of objects (see [Problem.Kind]) that may be left behind
+	DryRun       bool          // stop before anything is frozen
+	Timeout      time.Duration // for the whole operation until the point of no return; 0 is two minutes
+	WorkDir      string        // where the image is gathered; "" is a new directory on tmpfs if there is one
+	Logger       *slog.Logger  // nil discards
+	Progress     Progress      // nil reports nothing
+}
+
+// Store makes the complete image in dir durable: it copies or moves it to where the user wants it and syncs
+// it. Dump calls it once, while the source is frozen and mute. Only when it returns nil is the source removed.
+type Store func(ctx context.Context, dir string) error
+
+// Progress is told how an operation goes on. Calls come from one goroutine and must not block.
+type Progress interface {
+	// Phase begins the named phase, e.g. "preflight", "capture", "freeze".
+	Phase(name string)
+	// Bytes says how much of a phase's known amount is done; total is 0 where it is unknown.
+	Bytes(done, total int64)
+}
+
+// Phase is one timed step of an operation.
+type Phase struct {
+	Name     string        `json:"name"`
+	Start    time.Duration `json:"start"` // since the operation's begin
+	Duration time.Duration `json:"duration"`
+	Blackout bool          `json:"blackout"` // the service was frozen meanwhile
+}
+
+// Report tells what a dump did.
+type Report struct {
+	Manifest *Manifest     `json:"manifest"`
+	Phases   []Phase       `json:"phases"`
+	Frozen   time.Duration `json:"frozen"` // from the freeze to the kill or the resume
+	Bytes    int64         `json:"bytes"`  // of the image before compression
+	CRIU     []CRIUStats   `json:"criu_statistics"`
+	Notes    []string      `json:"notes,omitempty"` // what a user should know, e.g. that connections get closed
+}
+
+// CRIUStats are CRIU's own figures for one tree's dump, in microseconds and pages, named as podman prints them.
+type CRIUStats struct {
+	FreezingTime uint32 `json:"freezing_time"`
+	FrozenTime   uint32 `json:"frozen_time"`
+	MemdumpTime  uint32 `json:"memdump_time"`
+	MemwriteTime uint32 `json:"memwrite_time"`
+	PagesScanned uint64 `json:"pages_scanned"`
+	PagesWritten uint64 `json:"pages_written"`
+}
