@@ -173,7 +173,7 @@ into_prefix() {
 }
 
 work='' stage=''
-trap 'rm -rf "$work" "$stage" "$stage.old"' EXIT
+trap 'rm -rf "$work" ${stage:+"$stage" "$stage.old"}' EXIT
 
 [ "$(id -u)" = 0 ] || die "installing CRIU, and \`criu check\`, need root."
 if already_there; then
