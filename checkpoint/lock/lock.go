@@ -1,0 +1,235 @@
+// Package lock makes a copy of a service mute: a packet filter of the whole namespace that lets nothing in
+// or out, loopback and ARP included. It is put in place by one transaction on a socket that is already
+// open, 0.1 ms, and belongs to that socket: should this process die, the kernel takes the filter away, so
+// that a source which CRIU rolls back is never left mute.
+package lock
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nsmigrate/nsmigrate/netstate/ns"
+	"github.com/nsmigrate/nsmigrate/netstate/rawnl"
+)
+
+// Table is the name of the lock's tables; netstate leaves it out of every state.
+const Table = "nsmigrate_lock"
+
+// TableSYN is the name of the table that holds back new connections while accept queues drain.
+const TableSYN = "nsmigrate_lock_syn"
+
+// criuMark is on the packets that CRIU makes up for itself to bring a closing socket into its state
+// (soccr.h: SOCCR_MARK); they never leave the namespace.
+const criuMark = 0xc114
+
+// tableOwner is NFT_TABLE_F_OWNER of linux/netfilter/nf_tables.h (Linux 5.12).
+const tableOwner = 0x2
+
+// priority is before every filter, NAT and conntrack hook a user is likely to have.
+const priority = -300
+
+// Lock is the filter of one namespace. Open prepares it, Hold and Release switch it.
+type Lock struct {
+	conn *rawnl.Conn
+	held bool
+	syn  bool
+}
+
+// Open opens the lock's socket in the namespace and changes nothing yet.
+func Open(n *ns.NS) (*Lock, error) {
+	conn, err := rawnl.Dial(n, unix.NETLINK_NETFILTER)
+	if err != nil {
+		return nil, fmt.Errorf("open lock: %w", err)
+	}
+	return &Lock{conn: conn}, nil
+}
+
+// Hold makes the namespace mute. Holding a held lock does nothing.
+func (l *Lock) Hold(ctx context.Context) error {
+	if l.held {
+		return nil
+	}
+	var msgs []rawnl.Message
+	for _, family := range []byte{unix.NFPROTO_INET, unix.NFPROTO_ARP} {
+		msgs = append(msgs, newTable(family, Table))
+		for _, h := range hooksOf(family) {
+			msgs = append(msgs, newChain(family, Table, h.name, h.num, nfDrop))
+			if family == unix.NFPROTO_INET && h.num != unix.NF_INET_FORWARD {
+				msgs = append(msgs, newRule(family, Table, h.name, acceptMark(criuMark)))
+			}
+		}
+	}
+	if err := l.conn.Transaction(ctx, unix.NFNL_SUBSYS_NFTABLES, msgs); err != nil {
+		return fmt.Errorf("lock the namespace: %w", err)
+	}
+	l.held = true
+	return nil
+}
+
+// Release lets packets pass again. Releasing a released lock does nothing.
+func (l *Lock) Release() error {
+	if !l.held {
+		return nil
+	}
+	// Not cancelled with the operation: it is part of every way back.
+	if err := l.conn.Transaction(context.Background(), unix.NFNL_SUBSYS_NFTABLES, []rawnl.Message{
+		delTable(unix.NFPROTO_INET, Table), delTable(unix.NFPROTO_ARP, Table),
+	}); err != nil {
+		return fmt.Errorf("unlock the namespace: %w", err)
+	}
+	l.held = false
+	return nil
+}
+
+// HoldNew drops the first packet of connections that come from outside, so that accept queues can drain:
+// a client that is turned away tries again a second later and finds the live copy.
+func (l *Lock) HoldNew(ctx context.Context) error {
+	if l.syn {
+		return nil
+	}
+	if err := l.conn.Transaction(ctx, unix.NFNL_SUBSYS_NFTABLES, []rawnl.Message{
+		newTable(unix.NFPROTO_INET, TableSYN),
+		newChain(unix.NFPROTO_INET, TableSYN, "input", unix.NF_INET_LOCAL_IN, nfAccept),
+		newRule(unix.NFPROTO_INET, TableSYN, "input", dropSYN()),
+	}); err != nil {
+		return fmt.Errorf("hold back new connections: %w", err)
+	}
+	l.syn = true
+	return nil
+}
+
+// ReleaseNew lets new connections in again.
+func (l *Lock) ReleaseNew() error {
+	if !l.syn {
+		return nil
+	}
+	if err := l.conn.Transaction(context.Background(), unix.NFNL_SUBSYS_NFTABLES, []rawnl.Message{
+		delTable(unix.NFPROTO_INET, TableSYN),
+	}); err != nil {
+		return fmt.Errorf("let new connections in: %w", err)
+	}
+	l.syn = false
+	return nil
+}
+
+// Close releases whatever is held: the kernel removes the tables with their socket.
+func (l *Lock) Close() error { return l.conn.Close() }
+
+type hook struct {
+	name string
+	num  uint32
+}
+
+func hooksOf(family byte) []hook {
+	if family == unix.NFPROTO_ARP { // linux/netfilter_arp.h: NF_ARP_IN, NF_ARP_OUT
+		return []hook{{"input", 0}, {"output", 1}}
+	}
+	return []hook{{"input", unix.NF_INET_LOCAL_IN}, {"output", unix.NF_INET_LOCAL_OUT}, {"forward", unix.NF_INET_FORWARD}}
+}
+
+// Verdicts of linux/netfilter.h.
+const (
+	nfDrop   = 0
+	nfAccept = 1
+)
+
+func message(typ uint16, flags uint16, family byte, attrs []byte) rawnl.Message {
+	return rawnl.Message{
+		Type:  unix.NFNL_SUBSYS_NFTABLES<<8 | typ,
+		Flags: flags,
+		Data:  append([]byte{family, unix.NFNETLINK_V0, 0, 0}, attrs...),
+	}
+}
+
+func newTable(family byte, name string) rawnl.Message {
+	b := rawnl.AppendAttr(nil, unix.NFTA_TABLE_NAME, cstring(name))
+	b = rawnl.AppendAttr(b, unix.NFTA_TABLE_FLAGS, be32(tableOwner))
+	return message(unix.NFT_MSG_NEWTABLE, unix.NLM_F_CREATE|unix.NLM_F_EXCL, family, b)
+}
+
+func delTable(family byte, name string) rawnl.Message {
+	return message(unix.NFT_MSG_DELTABLE, 0, family, rawnl.AppendAttr(nil, unix.NFTA_TABLE_NAME, cstring(name)))
+}
+
+func newChain(family byte, table, name string, hooknum uint32, policy uint32) rawnl.Message {
+	prio := int32(priority)
+	hook := rawnl.AppendAttr(nil, unix.NFTA_HOOK_HOOKNUM, be32(hooknum))
+	hook = rawnl.AppendAttr(hook, unix.NFTA_HOOK_PRIORITY, be32(uint32(prio)))
+	b := rawnl.AppendAttr(nil, unix.NFTA_CHAIN_TABLE, cstring(table))
+	b = rawnl.AppendAttr(b, unix.NFTA_CHAIN_NAME, cstring(name))
+	b = rawnl.AppendAttr(b, unix.NFTA_CHAIN_HOOK|unix.NLA_F_NESTED, hook)
+	b = rawnl.AppendAttr(b, unix.NFTA_CHAIN_POLICY, be32(policy))
+	b = rawnl.AppendAttr(b, unix.NFTA_CHAIN_TYPE, cstring("filter"))
+	return message(unix.NFT_MSG_NEWCHAIN, unix.NLM_F_CREATE, family, b)
+}
+
+func newRule(family byte, table, chain string, exprs []byte) rawnl.Message {
+	b := rawnl.AppendAttr(nil, unix.NFTA_RULE_TABLE, cstring(table))
+	b = rawnl.AppendAttr(b, unix.NFTA_RULE_CHAIN, cstring(chain))
+	b = rawnl.AppendAttr(b, unix.NFTA_RULE_EXPRESSIONS|unix.NLA_F_NESTED, exprs)
+	return message(unix.NFT_MSG_NEWRULE, unix.NLM_F_CREATE|unix.NLM_F_APPEND, family, b)
+}
+
+// acceptMark is `meta mark MARK accept`.
+func acceptMark(mark uint32) []byte {
+	b := appendExpr(nil, "meta", be32Attr(unix.NFTA_META_KEY, unix.NFT_META_MARK), be32Attr(unix.NFTA_META_DREG, unix.NFT_REG_1))
+	b = appendCompare(b, binary.NativeEndian.AppendUint32(nil, mark))
+	return appendVerdict(b, nfAccept)
+}
+
+// dropSYN is `meta l4proto tcp tcp flags & (syn|ack) == syn drop`. Connections inside the namespace
+
+func dropSYN() []byte {
+	const flagsOffset, synAck, syn = 13, 0x12, 0x02 // of struct tcphdr
+	b := appendExpr(nil, "meta", be32Attr(unix.NFTA_META_KEY, unix.NFT_META_L4PROTO), be32Attr(unix.NFTA_META_DREG, unix.NFT_REG_1))
+	b = appendCompare(b, []byte{unix.IPPROTO_TCP})
+	b = appendExpr(b, "payload",
+		be32Attr(unix.NFTA_PAYLOAD_DREG, unix.NFT_REG_1),
+		be32Attr(unix.NFTA_PAYLOAD_BASE, unix.NFT_PAYLOAD_TRANSPORT_HEADER),
+		be32Attr(unix.NFTA_PAYLOAD_OFFSET, flagsOffset),
+		be32Attr(unix.NFTA_PAYLOAD_LEN, 1))
+	b = appendExpr(b, "bitwise",
+		be32Attr(unix.NFTA_BITWISE_SREG, unix.NFT_REG_1),
+		be32Attr(unix.NFTA_BITWISE_DREG, unix.NFT_REG_1),
+		be32Attr(unix.NFTA_BITWISE_LEN, 1),
+		dataAttr(unix.NFTA_BITWISE_MASK, []byte{synAck}),
+		dataAttr(unix.NFTA_BITWISE_XOR, []byte{0}))
+	b = appendCompare(b, []byte{syn})
+	return appendVerdict(b, nfDrop)
+}
+
+func appendExpr(b []byte, name string, attrs ...[]byte) []byte {
+	var data []byte
+	for _, a := range attrs {
+		data = append(data, a...)
+	}
+	e := rawnl.AppendAttr(nil, unix.NFTA_EXPR_NAME, cstring(name))
+	e = rawnl.AppendAttr(e, unix.NFTA_EXPR_DATA|unix.NLA_F_NESTED, data)
+	return rawnl.AppendAttr(b, unix.NFTA_LIST_ELEM|unix.NLA_F_NESTED, e)
+}
+
+func appendCompare(b, value []byte) []byte {
+	return appendExpr(b, "cmp",
+		be32Attr(unix.NFTA_CMP_SREG, unix.NFT_REG_1),
+		be32Attr(unix.NFTA_CMP_OP, unix.NFT_CMP_EQ),
+		dataAttr(unix.NFTA_CMP_DATA, value))
+}
+
+func appendVerdict(b []byte, verdict uint32) []byte {
+	v := rawnl.AppendAttr(nil, unix.NFTA_VERDICT_CODE, be32(verdict))
+	d := rawnl.AppendAttr(nil, unix.NFTA_DATA_VERDICT|unix.NLA_F_NESTED, v)
+	return appendExpr(b, "immediate",
+		be32Attr(unix.NFTA_IMMEDIATE_DREG, unix.NFT_REG_VERDICT),
+		rawnl.AppendAttr(nil, unix.NFTA_IMMEDIATE_DATA|unix.NLA_F_NESTED, d))
+}
+
+func dataAttr(typ uint16, value []byte) []byte {
+	return rawnl.AppendAttr(nil, typ|unix.NLA_F_NESTED, rawnl.AppendAttr(nil, unix.NFTA_DATA_VALUE, value))
+}
+
+func be32Attr(typ uint16, v uint32) []byte { return rawnl.AppendAttr(nil, typ, be32(v)) }
+func be32(v uint32) []byte                 { return binary.BigEndian.AppendUint32(nil, v) }
+func cstring(s string) []byte              { return append([]byte(s), 0) }
