@@ -1,0 +1,89 @@
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.NOTPARALLEL:
+.DEFAULT_GOAL := build
+
+GO      ?= $(or $(shell command -v go),/usr/local/go/bin/go)
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+
+# How long each fuzz target runs in `make fuzz`, and the end-to-end tests at most.
+FUZZTIME    ?= 10s
+E2E_TIMEOUT ?= 30m
+# A pattern of end-to-end tests to run instead of all: make e2e RUN=TestRedis
+RUN ?= .
+
+# Linters are built outside the tree, each version into a folder of its own, and stay out of go.mod.
+TOOLS         ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/nsmigrate/tools
+GOFUMPT       := $(TOOLS)/gofumpt@v0.12.0/gofumpt
+STATICCHECK   := $(TOOLS)/staticcheck@v0.8.2/staticcheck
+GOLANGCI_LINT := $(TOOLS)/golangci-lint@v2.15.0/golangci-lint
+
+# The end-to-end tests need root and real services, so `make unit` leaves them to `make e2e`.
+unit_packages = $$($(GO) list ./... | grep -v '/e2e$$')
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "%-10s %s\n", $$1, $$2}' Makefile
+
+.PHONY: build
+build: ## build bin/nsmigrate, one static binary
+	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '-X main.version=$(VERSION)' -o bin/nsmigrate ./cmd/nsmigrate
+
+.PHONY: criu
+criu: ## provide CRIU >= 4.2: what is there, the distribution's, or Debian's in a private prefix
+	@checkpoint/criu/install.sh
+
+.PHONY: deps
+deps: ## install the services and tools that the demo and the tests run
+	@e2e/deps.sh
+
+.PHONY: demo
+demo: deps criu build ## move a live redis between two hosts made of namespaces (root)
+	@PATH="$(CURDIR)/bin:$$PATH" $(GO) run ./e2e/demo
+
+.PHONY: test
+test: deps criu lint unit fuzz cross e2e ## everything: install what is missing, lint, and run all tests (root)
+
+.PHONY: lint
+lint: $(GOFUMPT) $(STATICCHECK) $(GOLANGCI_LINT) ## formatting and static checks
+	@unformatted=$$($(GOFUMPT) -l .); if [ -n "$$unformatted" ]; then \
+		echo "not formatted, run gofumpt -w on:" $$unformatted; exit 1; fi
+	$(GO) mod tidy -diff
+	$(GO) vet ./...
+	$(STATICCHECK) ./...
+	$(GOLANGCI_LINT) run ./...
+
+.PHONY: unit
+unit: ## unit tests under the race detector (no root needed)
+	CGO_ENABLED=1 $(GO) test -race $(unit_packages)
+
+.PHONY: fuzz
+fuzz: ## run every fuzz target for FUZZTIME
+	@$(GO) test -list '^Fuzz' $(unit_packages) | \
+	awk '/^Fuzz/ {target[n++] = $$1} /^ok/ {for (i = 0; i < n; i++) print $$2, target[i]; n = 0}' | \
+	while read -r package target; do \
+		echo "$$package $$target"; \
+		$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$package" </dev/null; \
+	done
+
+.PHONY: cross
+cross: ## build for the other architecture
+	CGO_ENABLED=0 GOARCH=arm64 $(GO) build ./...
+
+.PHONY: e2e
+e2e: ## end-to-end tests: hosts of namespaces, real services, real clients (root)
+	CGO_ENABLED=1 $(GO) test -c -race -o bin/e2e.test ./e2e
+	cd e2e && ../bin/e2e.test -test.timeout $(E2E_TIMEOUT) -test.run '$(RUN)'
+
+.PHONY: clean
+clean: ## remove what was built
+	rm -rf bin
+
+$(GOFUMPT):
+	GOBIN=$(@D) $(GO) install mvdan.cc/$(notdir $(@D))
+
+$(STATICCHECK):
+	GOBIN=$(@D) $(GO) install honnef.co/go/tools/cmd/$(notdir $(@D))
+
+$(GOLANGCI_LINT):
+	GOBIN=$(@D) $(GO) install github.com/golangci/golangci-lint/v2/cmd/$(notdir $(@D))
