@@ -145,6 +145,7 @@ into_prefix() {
 		-o "Dir::Etc::preferencesparts=/dev/null"
 		-o "APT::Default-Release=$suite"
 		-o "Acquire::Languages=none"
+		-o "APT::Update::Error-Mode=any"
 	)
 	say "fetching CRIU from Debian $suite, $mirror"
 	apt-get "${options[@]}" update -qq
