@@ -72,8 +72,9 @@ printf 'deps: installing %s\n' "${packages[*]}"
 before=$(enabled_units)
 apt-get update -qq
 apt-get install -qqy --no-install-recommends "${packages[@]}" >/dev/null
+# A daemon that is new here would start at the next boot.
 new=$(comm -13 <(echo "$before") <(enabled_units))
 if [ -n "$new" ]; then
 	# shellcheck disable=SC2086 # one word a unit
-	systemctl --root=/ disable $new
+	systemctl --root=/ disable $new 2>/dev/null || die "could not disable:" $new
 fi
