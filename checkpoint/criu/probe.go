@@ -41,7 +41,7 @@ func check(ctx context.Context, path string, args ...string) error {
 func checkReason(out string) string {
 	var reasons, warnings, rest []string
 	for line := range strings.Lines(out) {
-		line = strings.TrimSpace(line)
+		line = strings.TrimRight(strings.TrimSpace(line), ".")
 		if line == "" {
 			continue
 		}

@@ -8,10 +8,10 @@ import (
 
 func TestCheckReason(t *testing.T) {
 	for _, tt := range []struct{ out, want string }{
-		{"Warn  (criu/kerndat.c:1): CRIU kerndat cache is missing\nError (criu/cr-check.c:7): Dirty tracking is OFF. Memory snapshot will not work.\n", "Dirty tracking is OFF. Memory snapshot will not work."},
+		{"Warn  (criu/kerndat.c:1): CRIU kerndat cache is missing\nError (criu/cr-check.c:7): Dirty tracking is OFF. Memory snapshot will not work.\n", "Dirty tracking is OFF. Memory snapshot will not work"},
 		{"Error (a.c:1): one\nError (b.c:2): two\n", "one; two"},
 		{"Warn  (a.c:1): soft\nLooks bad.\n", "soft"},
-		{"Looks bad.\n", "Looks bad."},
+		{"Looks bad.\n", "Looks bad"},
 		{"", "criu check failed without a word"},
 	} {
 		if got := checkReason(tt.out); got != tt.want {
