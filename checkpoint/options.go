@@ -22,13 +22,23 @@ type Options struct {
 	DryRun       bool          // stop before anything is frozen
 	Timeout      time.Duration // for the whole operation until the point of no return; 0 is two minutes
 	WorkDir      string        // where the image is gathered; "" is a new directory on tmpfs if there is one
+	Tool         string        // name and version of the program, for the manifest
 	Logger       *slog.Logger  // nil discards
 	Progress     Progress      // nil reports nothing
 }
 
-// Store makes the complete image in dir durable: it copies or moves it to where the user wants it and syncs
-// it. Dump calls it once, while the source is frozen and mute. Only when it returns nil is the source removed.
-type Store func(ctx context.Context, dir string) error
+// Store is where an image goes. Dump stages it while the source is frozen and mute, and publishes it when
+// the source is gone: until then there is one live copy and no image under the name that the user gave, and
+// from then on an image and no live copy.
+type Store interface {
+	// Stage makes the complete image in dir durable (fsynced) under a name of its own. Only when it returns
+	// nil is the source removed.
+	Stage(ctx context.Context, dir string, m *Manifest) error
+	// Publish gives the staged image its name.
+	Publish() error
+	// Discard removes what Stage wrote. It is called instead of Publish, also after a Stage that failed.
+	Discard() error
+}
 
 // Progress is told how an operation goes on. Calls come from one goroutine and must not block.
 type Progress interface {

@@ -21,6 +21,9 @@ const Table = "nsmigrate_lock"
 // TableSYN is the name of the table that holds back new connections while accept queues drain.
 const TableSYN = "nsmigrate_lock_syn"
 
+// TableKept is the name of the lock that outlives its holder.
+const TableKept = "nsmigrate_lock_kept"
+
 // criuMark is on the packets that CRIU makes up for itself to bring a closing socket into its state
 // (soccr.h: SOCCR_MARK); they never leave the namespace.
 const criuMark = 0xc114
@@ -52,21 +55,34 @@ func (l *Lock) Hold(ctx context.Context) error {
 	if l.held {
 		return nil
 	}
-	var msgs []rawnl.Message
-	for _, family := range []byte{unix.NFPROTO_INET, unix.NFPROTO_ARP} {
-		msgs = append(msgs, newTable(family, Table))
-		for _, h := range hooksOf(family) {
-			msgs = append(msgs, newChain(family, Table, h.name, h.num, nfDrop))
-			if family == unix.NFPROTO_INET && h.num != unix.NF_INET_FORWARD {
-				msgs = append(msgs, newRule(family, Table, h.name, acceptMark(criuMark)))
-			}
-		}
-	}
-	if err := l.conn.Transaction(ctx, unix.NFNL_SUBSYS_NFTABLES, msgs); err != nil {
+	if err := l.conn.Transaction(ctx, unix.NFNL_SUBSYS_NFTABLES, filter(Table, tableOwner)); err != nil {
 		return fmt.Errorf("lock the namespace: %w", err)
 	}
 	l.held = true
 	return nil
+}
+
+// Keep makes the namespace mute for good, beyond the end of this process: it must not answer any more.
+func (l *Lock) Keep() error {
+	if err := l.conn.Transaction(context.Background(), unix.NFNL_SUBSYS_NFTABLES, filter(TableKept, 0)); err != nil {
+		return fmt.Errorf("lock the namespace for good: %w", err)
+	}
+	return nil
+}
+
+// filter is the transaction that makes a namespace mute.
+func filter(table string, flags uint32) []rawnl.Message {
+	var msgs []rawnl.Message
+	for _, family := range []byte{unix.NFPROTO_INET, unix.NFPROTO_ARP} {
+		msgs = append(msgs, newTable(family, table, flags))
+		for _, h := range hooksOf(family) {
+			msgs = append(msgs, newChain(family, table, h.name, h.num, nfDrop))
+			if family == unix.NFPROTO_INET && h.num != unix.NF_INET_FORWARD {
+				msgs = append(msgs, newRule(family, table, h.name, acceptMark(criuMark)))
+			}
+		}
+	}
+	return msgs
 }
 
 // Release lets packets pass again. Releasing a released lock does nothing.
@@ -91,7 +107,7 @@ func (l *Lock) HoldNew(ctx context.Context) error {
 		return nil
 	}
 	if err := l.conn.Transaction(ctx, unix.NFNL_SUBSYS_NFTABLES, []rawnl.Message{
-		newTable(unix.NFPROTO_INET, TableSYN),
+		newTable(unix.NFPROTO_INET, TableSYN, tableOwner),
 		newChain(unix.NFPROTO_INET, TableSYN, "input", unix.NF_INET_LOCAL_IN, nfAccept),
 		newRule(unix.NFPROTO_INET, TableSYN, "input", dropSYN()),
 	}); err != nil {
@@ -144,9 +160,9 @@ func message(typ uint16, flags uint16, family byte, attrs []byte) rawnl.Message 
 	}
 }
 
-func newTable(family byte, name string) rawnl.Message {
+func newTable(family byte, name string, flags uint32) rawnl.Message {
 	b := rawnl.AppendAttr(nil, unix.NFTA_TABLE_NAME, cstring(name))
-	b = rawnl.AppendAttr(b, unix.NFTA_TABLE_FLAGS, be32(tableOwner))
+	b = rawnl.AppendAttr(b, unix.NFTA_TABLE_FLAGS, be32(flags))
 	return message(unix.NFT_MSG_NEWTABLE, unix.NLM_F_CREATE|unix.NLM_F_EXCL, family, b)
 }
 

@@ -1,0 +1,252 @@
+package checkpoint
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"github.com/nsmigrate/nsmigrate/checkpoint/criu"
+	"github.com/nsmigrate/nsmigrate/checkpoint/proc"
+	"github.com/nsmigrate/nsmigrate/checkpoint/sidecar"
+	"github.com/nsmigrate/nsmigrate/checkpoint/sockets"
+	"github.com/nsmigrate/nsmigrate/netstate/ns"
+)
+
+// trees are the process trees of a target while they are dumped, each by a criu of its own, all in step.
+type trees []*tree
+
+type tree struct {
+	index   int
+	facts   *Tree
+	live    *proc.Tree
+	criu    *criu.Process
+	session *criu.Session
+	files   []*os.File
+	stopped []int // processes that a SIGSTOP of ours keeps from running should criu die
+}
+
+// startCRIU starts a criu for every tree, in the place that the tree needs, with its images below dir and
+// its log below logs.
+func startCRIU(path, dir, logs string, n *ns.NS, facts []Tree, live []proc.Tree) (trees, error) {
+	var ts trees
+	for i := range facts {
+		t := &tree{index: i, facts: &facts[i], live: &live[i]}
+		ts = append(ts, t)
+		if err := t.start(path, dir, logs, n); err != nil {
+			ts.close()
+			return nil, err
+		}
+	}
+	return ts, nil
+}
+
+func (t *tree) start(path, dir, logs string, n *ns.NS) error {
+	images, err := t.makeDir(filepath.Join(dir, t.facts.Dir))
+	if err != nil {
+		return err
+	}
+	work, err := t.makeDir(filepath.Join(logs, filepath.Base(t.facts.Dir)))
+	if err != nil {
+		return err
+	}
+	place := criu.Place{Net: n.File()}
+	if t.facts.MountNS == MountNetns || t.facts.MountNS == MountPrivate {
+		if place.Mount, err = t.open(fmt.Sprintf("/proc/%d/ns/mnt", t.facts.HostRoot)); err != nil {
+			return err
+		}
+	}
+	if t.facts.inner() {
+		if place.PID, err = t.open(fmt.Sprintf("/proc/%d/ns/pid", t.facts.HostRoot)); err != nil {
+			return err
+		}
+	}
+	t.criu, err = criu.Start(criu.Config{Path: path, Place: place, Images: images, Work: work})
+	return err
+}
+
+// inner says that the tree lives in a pid namespace whose init is not part of it (nsmigrate makes such on
+// restore): only a criu inside that namespace can dump it.
+func (t *Tree) inner() bool { return !t.PIDNS && t.Root != t.HostRoot }
+
+func (t *tree) makeDir(path string) (*os.File, error) {
+	if err := os.MkdirAll(path, 0o700); err != nil {
+		return nil, err
+	}
+	return t.open(path)
+}
+
+func (t *tree) open(path string) (*os.File, error) {
+	f, err := os.Open(path)
+	if err == nil {
+		t.files = append(t.files, f)
+	}
+	return f, err
+}
+
+// freeze freezes every tree and stops there: nothing of them has been read yet.
+func (ts trees) freeze(ctx context.Context, opts Options) error {
+	return ts.each(func(t *tree) error {
+		o := criu.DumpOptions{
+			PID:          t.facts.HostRoot,
+			LeaveRunning: opts.LeaveRunning,
+			TCPClose:     opts.TCPClose,
+		}
+		if t.facts.inner() {
+			o.PID = t.facts.Root
+		}
+		for _, e := range t.facts.Externals {
+			if e.Kind != "pipe" { // CRIU needs no leave to save one end of a pipe
+				o.External = append(o.External, e.Key)
+			}
+		}
+		if t.facts.MountNS == MountOwn {
+			o.External = append(o.External, "mnt[]")
+			o.SkipMounts = t.facts.SkipMounts
+		}
+		var err error
+		if t.session, err = t.criu.Dump(o); err != nil {
+			return err
+		}
+		return t.session.Advance(ctx, criu.QueryExtFiles)
+	})
+}
+
+// dump lets every criu write its images and holds the trees frozen.
+func (ts trees) dump(ctx context.Context) error {
+	return ts.each(func(t *tree) error { return t.session.Advance(ctx, criu.PostDump) })
+}
+
+// pin makes sure that a tree stays where it is should its criu die in the hold, which can be long. The
+// signal is not part of the images; kill takes precedence over it, and resume takes it back.
+func (ts trees) pin() {
+	for _, t := range ts {
+		for _, p := range t.live.Processes {
+			if !p.Zombie() && !p.Stopped() && unix.Kill(p.PID, unix.SIGSTOP) == nil {
+				t.stopped = append(t.stopped, p.PID)
+			}
+		}
+	}
+}
+
+func (t *tree) unpin() {
+	for _, pid := range t.stopped {
+		unix.Kill(pid, unix.SIGCONT) // also takes a SIGSTOP back that is still pending
+	}
+	t.stopped = nil
+}
+
+// finish lets every criu end its request: the trees are killed without a packet, or resumed if the dump
+// leaves them running.
+func (ts trees) finish() error {
+	return ts.each(func(t *tree) error { return t.session.Finish() })
+}
+
+// resume rolls every dump back: the trees run again. The network must still be locked; it may be unlocked
+// afterwards.
+func (ts trees) resume(car *sidecar.Sidecar) error {
+	var errs []error
+	for _, t := range ts {
+		if err := t.resume(car); err != nil {
+			errs = append(errs, fmt.Errorf("tree of process %d: %w", t.facts.HostRoot, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (t *tree) resume(car *sidecar.Sidecar) error {
+	if t.session == nil {
+		return nil
+	}
+	if !t.session.Done() {
+		// Still frozen by criu: the order has it that nothing is left pending when it lets go.
+		t.unpin()
+	}
+	err := t.session.Veto()
+	var fault *criu.Error
+	if errors.As(err, &fault) && fault.Died || errors.Is(err, criu.ErrEnded) {
+		// It died, now or before, and could not put anything back.
+		err = t.mend(car)
+	}
+	t.unpin()
+	return err
+}
+
+// mend does what a criu that died could not: it takes the connections of a tree out of repair mode, which
+// makes every read fail, and puts back the options that the mode changes.
+func (t *tree) mend(car *sidecar.Sidecar) error {
+	var errs []error
+	pids := make(map[int]int)
+	for i := range t.live.Processes {
+		p := &t.live.Processes[i]
+		if p.Zombie() {
+			continue
+		}
+		pids[proc.Own(p.NSpid)] = p.PID
+		if err := endRepair(p.PID); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	if car != nil {
+		if _, err := car.Apply(context.Background(), t.index, func(pid int) int { return pids[pid] }); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// endRepair takes all connections of a process out of repair mode. The probe that the kernel sends meets the
+// lock, and does no harm without it.
+func endRepair(pid int) error {
+	held, err := proc.Default.Sockets(pid)
+	if errors.Is(err, proc.ErrGone) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	lender, err := sockets.OpenLender(pid)
+	if err != nil {
+		return err
+	}
+	defer lender.Close()
+	var errs []error
+	for fd := range held {
+		own, err := lender.Borrow(fd)
+		if err != nil {
+			continue // closed meanwhile
+		}
+		if on, err := unix.GetsockoptInt(own, unix.IPPROTO_TCP, unix.TCP_REPAIR); err == nil && on != 0 {
+			if err := unix.SetsockoptInt(own, unix.IPPROTO_TCP, unix.TCP_REPAIR, unix.TCP_REPAIR_OFF); err != nil {
+				errs = append(errs, fmt.Errorf("end repair mode of descriptor %d of process %d: %w", fd, pid, err))
+			}
+		}
+		unix.Close(own)
+	}
+	return errors.Join(errs...)
+}
+
+// close ends every criu and its files.
+func (ts trees) close() {
+	for _, t := range ts {
+		if t.criu != nil {
+			t.criu.Close()
+		}
+		for _, f := range t.files {
+			f.Close()
+		}
+	}
+}
+
+// each runs fn for all trees at once. A failure doesn't stop the others: each is at a known point afterwards.
+func (ts trees) each(fn func(*tree) error) error {
+	var g errgroup.Group
+	for _, t := range ts {
+		g.Go(func() error { return fn(t) })
+	}
+	return g.Wait()
+}
