@@ -107,6 +107,14 @@ type Tree struct {
 	Binaries   []Binary   `json:"binaries"` // executables and libraries that must be the same on the other host
 	Externals  []External `json:"externals,omitempty"`
 	SkipMounts []string   `json:"skip_mounts,omitempty"` // mount points that mean nothing on another host (MountOwn)
+	ShellJob   bool       `json:"shell_job,omitempty"`   // the root is no session leader: it joins the session of its restorer
+	Files      []File     `json:"files,omitempty"`       // open or mapped files that must be there in the same size
+}
+
+// File is a regular file that a tree uses and that CRIU finds again by its path and size.
+type File struct {
+	Path string `json:"path"`
+	Size int64  `json:"size"`
 }
 
 // MountNS says which mount namespace a tree lives in, which decides where CRIU runs.
