@@ -9,12 +9,19 @@ import (
 	"strings"
 )
 
-// Check runs `criu check`: does this CRIU work with this kernel?
+// CheckError is CRIU's own word that something doesn't work here.
+type CheckError struct{ Reason string }
+
+func (e *CheckError) Error() string { return e.Reason }
+
+// Check runs `criu check`: does this CRIU work with this kernel? The error
+// is a [*CheckError] if it says no.
 func Check(ctx context.Context, path string) error {
 	return check(ctx, path)
 }
 
-// CheckFeature runs `criu check --feature NAME`. `criu check --feature list` names them.
+// CheckFeature runs `criu check --feature NAME`. `criu check --feature list` names them. The error is a
+// [*CheckError] if it says no.
 func CheckFeature(ctx context.Context, path, name string) error {
 	return check(ctx, path, "--feature", name)
 }
@@ -33,7 +40,7 @@ func check(ctx context.Context, path string, args ...string) error {
 	if !errors.As(err, &exit) {
 		return fmt.Errorf("run %s: %w", strings.Join(cmd.Args, " "), err)
 	}
-	return errors.New(checkReason(string(out)))
+	return &CheckError{Reason: checkReason(string(out))}
 }
 
 // checkReason picks the lines that say why from the output of `criu check`: its errors, else its

@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -84,11 +85,11 @@ func (u *ui) fail(err error) int {
 		_ = printJSON(u.err, map[string]problemJSON{"error": p})
 		return int(s)
 	}
-	name := "nsmigrate"
-	if u.command != "" {
-		name += " " + u.command
+	text := err.Error()
+	if !strings.HasPrefix(text, u.command) { // the library's errors begin with the operation
+		text = u.command + ": " + text
 	}
-	fmt.Fprintf(u.err, "%s%s: %v\n", u.clearLine(), name, err)
+	fmt.Fprintf(u.err, "%snsmigrate: %s\n", u.clearLine(), text)
 	if hint := hintOf(err); hint != "" {
 		fmt.Fprintf(u.err, "  hint: %s\n", hint)
 	}
@@ -101,10 +102,28 @@ func hintOf(err error) string {
 	if errors.As(err, &remedied) {
 		return remedied.Remedy()
 	}
+	var refused *checkpoint.RefusedError
+	if errors.As(err, &refused) {
+		return allowHint(refused.Problems)
+	}
 	if errors.Is(err, fs.ErrPermission) && os.Geteuid() != 0 {
 		return "run it as root, for example with sudo"
 	}
 	return ""
+}
+
+// allowHint tells how to go on without what can't be carried, if that is up to the user.
+func allowHint(problems []checkpoint.Problem) string {
+	var kinds []string
+	for _, p := range problems {
+		if p.Loss && !slices.Contains(kinds, p.Kind) {
+			kinds = append(kinds, p.Kind)
+		}
+	}
+	if kinds == nil {
+		return ""
+	}
+	return "to go on without what can be left behind: --allow-loss " + strings.Join(kinds, ",")
 }
 
 // serviceExit is the exit status of a restored service that was waited for.
