@@ -1,0 +1,415 @@
+package nftables
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nsmigrate/nsmigrate/netstate/rawnl"
+)
+
+// Plan turns a capture into the messages of one transaction that builds the same ruleset where none of its
+// tables exists. What only the kernel may write (handles, use counts, positions) is removed; counters,
+// quotas and the remaining life of set elements stay. The order is that of dependency: tables, chains,
+// objects, flowtables, sets, elements, rules; rules of a chain keep theirs.
+//
+// Chains without a name ("jump { ... }") get theirs from the kernel, so they travel by number
+// (NFTA_CHAIN_ID), and their rules come before the one rule that binds them. Rules with xtables matches or
+// targets get the protocol that the extension wants to see beside the rule (NFTA_RULE_COMPAT), which the
+// kernel takes but never shows; it is read from the rule's own comparison, as iptables-nft writes it.
+//
+// The error is [rawnl.ErrMalformed] if the messages can't be a capture.
+func Plan(msgs []rawnl.Message) ([]rawnl.Message, error) {
+	p := planner{bound: map[object]uint32{}}
+	var size int
+	groups := make(map[uint16][]rawnl.Message)
+	for _, m := range msgs {
+		if err := Validate(m); err != nil {
+			return nil, fmt.Errorf("plan nftables: %w", err)
+		}
+		groups[kindOf(m)] = append(groups[kindOf(m)], m)
+		size += len(m.Data) + 32
+	}
+	p.buf, p.out = make([]byte, 0, size), make([]rawnl.Message, 0, len(msgs))
+	for _, m := range groups[unix.NFT_MSG_NEWTABLE] {
+		p.table(m)
+	}
+	for _, m := range groups[unix.NFT_MSG_NEWCHAIN] {
+		p.chain(m)
+	}
+	for _, m := range groups[unix.NFT_MSG_NEWOBJ] {
+		p.object(m)
+	}
+	for _, m := range groups[unix.NFT_MSG_NEWFLOWTABLE] {
+		p.add(m, unix.NLM_F_CREATE|unix.NLM_F_EXCL, flowtableUse, flowtableHandle)
+	}
+	for i, m := range groups[unix.NFT_MSG_NEWSET] {
+		p.set(m, uint32(i+1))
+	}
+	for _, m := range groups[unix.NFT_MSG_NEWSETELEM] {
+		p.elements(m)
+	}
+	if err := p.rules(groups[unix.NFT_MSG_NEWRULE]); err != nil {
+		return nil, fmt.Errorf("plan nftables: %w", err)
+	}
+	return p.out, nil
+}
+
+// object identifies a chain; names are unique within a table, tables within a family.
+type object struct {
+	family      byte
+	table, name string
+}
+
+// planner builds the messages. All of them share one buffer.
+type planner struct {
+	out   []rawnl.Message
+	buf   []byte
+	bound map[object]uint32 // chains without a name of their own, and the number each goes by
+}
+
+// add emits a message without the listed attributes and returns its data, which the caller may change in
+// place, or extend with extend.
+func (p *planner) add(m rawnl.Message, flags uint16, drop ...uint16) []byte {
+	start := len(p.buf)
+	p.buf = append(p.buf, m.Data[:nfgenLen]...)
+	for a := range each(attrsOf(m)) {
+		if !slices.Contains(drop, a.Kind()) {
+			p.buf = rawnl.AppendAttr(p.buf, a.Type, a.Data)
+		}
+	}
+	p.out = append(p.out, rawnl.Message{Type: m.Type, Flags: flags, Data: p.buf[start:len(p.buf):len(p.buf)]})
+	return p.out[len(p.out)-1].Data[nfgenLen:]
+}
+
+// extend appends attributes to the message emitted last.
+func (p *planner) extend(attrs []byte) {
+	m := &p.out[len(p.out)-1]
+	start := len(p.buf) - len(m.Data)
+	p.buf = append(p.buf, attrs...)
+	m.Data = p.buf[start:len(p.buf):len(p.buf)]
+}
+
+func (p *planner) table(m rawnl.Message) {
+	attrs := p.add(m, unix.NLM_F_CREATE|unix.NLM_F_EXCL, unix.NFTA_TABLE_USE, tableHandle, tableOwner)
+	// An owned table would vanish with our socket: the owner is whoever created it.
+	clearFlag(find(attrs, unix.NFTA_TABLE_FLAGS), tableFlagOwner)
+}
+
+func (p *planner) chain(m rawnl.Message) {
+	attrs := attrsOf(m)
+	if number(find(attrs, chainFlags))&chainFlagBinding == 0 {
+		p.add(m, unix.NLM_F_CREATE|unix.NLM_F_EXCL, unix.NFTA_CHAIN_HANDLE, unix.NFTA_CHAIN_USE)
+		return
+	}
+	id := uint32(len(p.bound) + 1)
+	p.bound[object{familyOf(m), tableOf(m), text(attrs, unix.NFTA_CHAIN_NAME)}] = id
+	p.add(m, unix.NLM_F_CREATE|unix.NLM_F_EXCL, unix.NFTA_CHAIN_HANDLE, unix.NFTA_CHAIN_USE, unix.NFTA_CHAIN_NAME)
+	p.extend(appendUint32(nil, chainID, id))
+}
+
+func (p *planner) object(m rawnl.Message) {
+	attrs := p.add(m, unix.NLM_F_CREATE|unix.NLM_F_EXCL, unix.NFTA_OBJ_USE, objHandle)
+	if number(find(attrs, unix.NFTA_OBJ_TYPE)) == unix.NFT_OBJECT_QUOTA {
+		clearDepleted(find(attrs, unix.NFTA_OBJ_DATA))
+	}
+}
+
+func (p *planner) set(m rawnl.Message, id uint32) {
+	attrs := p.add(m, unix.NLM_F_CREATE|unix.NLM_F_EXCL, setHandle, setType, setCount, unix.NFTA_SET_ID)
+	settableExpr(find(attrs, setExpr))
+	settableExprs(find(attrs, setExpressions))
+	p.extend(appendUint32(nil, unix.NFTA_SET_ID, id))
+}
+
+func (p *planner) elements(m rawnl.Message) {
+	if len(find(attrsOf(m), unix.NFTA_SET_ELEM_LIST_ELEMENTS)) == 0 {
+		return
+	}
+	attrs := p.add(m, unix.NLM_F_CREATE, unix.NFTA_SET_ELEM_LIST_SET_ID)
+	for e := range each(find(attrs, unix.NFTA_SET_ELEM_LIST_ELEMENTS)) {
+		for f := range each(e.Data) {
+			switch f.Kind() {
+			case unix.NFTA_SET_ELEM_EXPR:
+				settableExpr(f.Data)
+			case elemExpressions:
+				settableExprs(f.Data)
+			}
+		}
+	}
+}
+
+// errUnbound means that a chain without a name is used in a way that the kernel never produces.
+var errUnbound = errors.New("chain without a name is bound by no rule or binds itself")
+
+// rules emits rules in order, except that those of a chain without a name come before the rule that binds
+// it: the kernel takes no more rules for a chain once it is bound (nf_tables_newrule).
+func (p *planner) rules(rules []rawnl.Message) error {
+	if len(p.bound) == 0 {
+		for _, m := range rules {
+			p.rule(m)
+		}
+		return nil
+	}
+	inBound := map[uint32][]rawnl.Message{}
+	var named []rawnl.Message
+	for _, m := range rules {
+		if id, ok := p.bound[chainOf(m)]; ok {
+			inBound[id] = append(inBound[id], m)
+		} else {
+			named = append(named, m)
+		}
+	}
+	done := 0
+	state := make([]byte, len(p.bound)+1) // 1: being emitted, 2: emitted
+	var emit func(m rawnl.Message) error
+	emit = func(m rawnl.Message) error {
+		for _, id := range p.binds(m) {
+			if state[id] != 0 {
+				return fmt.Errorf("%w: %s", errUnbound, Describe(m))
+			}
+			state[id] = 1
+			for _, inner := range inBound[id] {
+				if err := emit(inner); err != nil {
+					return err
+				}
+			}
+			state[id] = 2
+			done++
+		}
+		p.rule(m)
+		return nil
+	}
+	for _, m := range named {
+		if err := emit(m); err != nil {
+			return err
+		}
+	}
+	if done < len(p.bound) {
+		return fmt.Errorf("%w: %d of %d bound", errUnbound, done, len(p.bound))
+	}
+	return nil
+}
+
+func chainOf(m rawnl.Message) object {
+	return object{familyOf(m), tableOf(m), text(attrsOf(m), unix.NFTA_RULE_CHAIN)}
+}
+
+// binds returns the chains without a name that a rule jumps to.
+func (p *planner) binds(rule rawnl.Message) []uint32 {
+	var ids []uint32
+	for e := range each(find(attrsOf(rule), unix.NFTA_RULE_EXPRESSIONS)) {
+		if !isExpr(e.Data, "immediate") {
+			continue
+		}
+		verdict := find(find(find(e.Data, unix.NFTA_EXPR_DATA), unix.NFTA_IMMEDIATE_DATA), unix.NFTA_DATA_VERDICT)
+		name := find(verdict, unix.NFTA_VERDICT_CHAIN)
+		if name == nil {
+			continue
+		}
+		if id, ok := p.bound[object{familyOf(rule), tableOf(rule), rawnl.CString(name)}]; ok {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+func (p *planner) rule(m rawnl.Message) {
+	const flags = unix.NLM_F_CREATE | unix.NLM_F_APPEND
+	attrs := p.add(p.settable(m), flags, unix.NFTA_RULE_HANDLE, unix.NFTA_RULE_POSITION)
+	exprs := find(attrs, unix.NFTA_RULE_EXPRESSIONS)
+	settableExprs(exprs)
+	if find(attrs, unix.NFTA_RULE_COMPAT) != nil {
+		return
+	}
+	if proto, inverted, ok := compatProto(m.Data[0], exprs); ok {
+		compat, at := openAttr(nil, unix.NFTA_RULE_COMPAT|unix.NLA_F_NESTED)
+		compat = appendUint32(compat, unix.NFTA_RULE_COMPAT_PROTO, uint32(proto))
+		var compatFlags uint32
+		if inverted {
+			compatFlags = compatFlagInverted
+		}
+		compat = appendUint32(compat, unix.NFTA_RULE_COMPAT_FLAGS, compatFlags)
+		closeAttr(compat, at)
+		p.extend(compat)
+	}
+}
+
+// settable returns a rule whose references to chains without a name are numbers and whose expressions have
+// only the attributes that the kernel takes.
+func (p *planner) settable(m rawnl.Message) rawnl.Message {
+	id, inBound := p.bound[chainOf(m)]
+	changes := inBound
+	exprs := find(attrsOf(m), unix.NFTA_RULE_EXPRESSIONS)
+	for e := range each(exprs) {
+		changes = changes || isExpr(e.Data, "exthdr") || isExpr(e.Data, "osf") || len(p.bound) > 0 && isExpr(e.Data, "immediate")
+	}
+	if !changes {
+		return m
+	}
+	data := rewrite(attrsOf(m), func(a rawnl.Attr) (rawnl.Attr, bool) {
+		switch {
+		case a.Kind() == unix.NFTA_RULE_CHAIN && inBound:
+			return rawnl.Attr{Type: ruleChainID, Data: binary.BigEndian.AppendUint32(nil, id)}, true
+		case a.Kind() == unix.NFTA_RULE_EXPRESSIONS:
+			a.Data = rewrite(a.Data, func(e rawnl.Attr) (rawnl.Attr, bool) {
+				switch {
+				case isExpr(e.Data, "exthdr"):
+					e.Data = inside(e.Data, settableExthdr, unix.NFTA_EXPR_DATA)
+				case isExpr(e.Data, "osf"):
+					e.Data = inside(e.Data, settableOsf, unix.NFTA_EXPR_DATA)
+				case isExpr(e.Data, "immediate"):
+					e.Data = inside(e.Data, func(verdict []byte) []byte { return p.byNumber(m, verdict) },
+						unix.NFTA_EXPR_DATA, unix.NFTA_IMMEDIATE_DATA, unix.NFTA_DATA_VERDICT)
+				}
+				return e, true
+			})
+		}
+		return a, true
+	})
+	return rawnl.Message{Type: m.Type, Flags: m.Flags, Data: append(slices.Clone(m.Data[:nfgenLen]), data...)}
+}
+
+// inside returns a run of attributes with the payload at the end of a path of types replaced.
+func inside(b []byte, fn func([]byte) []byte, path ...uint16) []byte {
+	if len(path) == 0 {
+		return fn(b)
+	}
+	return rewrite(b, func(a rawnl.Attr) (rawnl.Attr, bool) {
+		if a.Kind() == path[0] {
+			a.Data = inside(a.Data, fn, path[1:]...)
+		}
+		return a, true
+	})
+}
+
+// byNumber returns a verdict of a rule that names a chain without a name by its number.
+func (p *planner) byNumber(rule rawnl.Message, verdict []byte) []byte {
+	return rewrite(verdict, func(a rawnl.Attr) (rawnl.Attr, bool) {
+		if a.Kind() != unix.NFTA_VERDICT_CHAIN {
+			return a, true
+		}
+		if id, ok := p.bound[object{familyOf(rule), tableOf(rule), rawnl.CString(a.Data)}]; ok {
+			return rawnl.Attr{Type: verdictChainID, Data: binary.BigEndian.AppendUint32(nil, id)}, true
+		}
+		return a, true
+	})
+}
+
+// settableExthdr removes what the kernel shows of an expression that writes or strips a TCP option but
+// does not take (nft_exthdr_tcp_set_init, nft_exthdr_tcp_strip_init in net/netfilter/nft_exthdr.c).
+func settableExthdr(data []byte) []byte {
+	if find(data, unix.NFTA_EXTHDR_DREG) != nil {
+		return data
+	}
+	writes := find(data, unix.NFTA_EXTHDR_SREG) != nil
+	return rewrite(data, func(a rawnl.Attr) (rawnl.Attr, bool) {
+		switch a.Kind() {
+		case unix.NFTA_EXTHDR_FLAGS:
+			return a, false
+		case unix.NFTA_EXTHDR_OFFSET, unix.NFTA_EXTHDR_LEN:
+			return a, writes
+		}
+		return a, true
+	})
+}
+
+// settableOsf removes flags of value 0, which the kernel shows but refuses (net/netfilter/nft_osf.c).
+func settableOsf(data []byte) []byte {
+	return rewrite(data, func(a rawnl.Attr) (rawnl.Attr, bool) {
+		return a, a.Kind() != osfFlags || number(a.Data) != 0
+	})
+}
+
+// isExpr reports whether an expression has the given name.
+func isExpr(expr []byte, name string) bool {
+	return string(trimNUL(find(expr, unix.NFTA_EXPR_NAME))) == name
+}
+
+// settableExprs changes a list of expressions in place into what the kernel accepts.
+func settableExprs(list []byte) {
+	for e := range each(list) {
+		settableExpr(e.Data)
+	}
+}
+
+func settableExpr(expr []byte) {
+	data := find(expr, unix.NFTA_EXPR_DATA)
+	switch name := trimNUL(find(expr, unix.NFTA_EXPR_NAME)); {
+	case bytes.Equal(name, []byte("quota")):
+		clearDepleted(data)
+	case bytes.Equal(name, []byte("dynset")):
+		settableExpr(find(data, unix.NFTA_DYNSET_EXPR))
+		settableExprs(find(data, dynsetExpressions))
+	}
+}
+
+// clearDepleted removes the flag by which a quota tells that it is used up. The kernel refuses it and sets
+// it again by itself: the bytes consumed are kept (net/netfilter/nft_quota.c).
+func clearDepleted(quota []byte) { clearFlag(find(quota, unix.NFTA_QUOTA_FLAGS), quotaFlagDepleted) }
+
+func clearFlag(flags []byte, flag uint32) {
+	if len(flags) == 4 {
+		binary.BigEndian.PutUint32(flags, binary.BigEndian.Uint32(flags)&^flag)
+	}
+}
+
+// compatProto returns the protocol that a rule with xtables extensions compares, and whether it wants it
+// to differ; ok is false for rules without extensions or without a protocol. Extensions check at creation
+// that they stand in a rule for their protocol (net/netfilter/nft_compat.c).
+func compatProto(family byte, exprs []byte) (proto uint16, inverted, ok bool) {
+	var extension, found bool
+	var reg uint64 // register that holds the protocol; 0 is the verdict's and so means none
+	for e := range each(exprs) {
+		data := find(e.Data, unix.NFTA_EXPR_DATA)
+		switch string(trimNUL(find(e.Data, unix.NFTA_EXPR_NAME))) {
+		case "match", "target":
+			extension = true
+		case "meta":
+			if loadsProto(family, data) {
+				reg = number(find(data, unix.NFTA_META_DREG))
+			}
+		case "payload":
+			if readsProto(family, data) {
+				reg = number(find(data, unix.NFTA_PAYLOAD_DREG))
+			}
+		case "cmp":
+			op := number(find(data, unix.NFTA_CMP_OP))
+			if found || reg == 0 || number(find(data, unix.NFTA_CMP_SREG)) != reg || op > unix.NFT_CMP_NEQ {
+				continue
+			}
+			proto = uint16(number(find(find(data, unix.NFTA_CMP_DATA), unix.NFTA_DATA_VALUE)))
+			inverted, found = op == unix.NFT_CMP_NEQ, true
+		}
+	}
+	return proto, inverted, extension && found
+}
+
+// loadsProto reports whether a meta expression loads the protocol: that above IP, or in a bridge the
+// EtherType.
+func loadsProto(family byte, meta []byte) bool {
+	key := number(find(meta, unix.NFTA_META_KEY))
+	if family == unix.NFPROTO_BRIDGE {
+		return key == unix.NFT_META_PROTOCOL
+	}
+	return key == unix.NFT_META_L4PROTO
+}
+
+// readsProto is loadsProto for the header's own field: iphdr.protocol, ip6_hdr.nexthdr, ethhdr.h_proto.
+func readsProto(family byte, payload []byte) bool {
+	base := number(find(payload, unix.NFTA_PAYLOAD_BASE))
+	offset, length := number(find(payload, unix.NFTA_PAYLOAD_OFFSET)), number(find(payload, unix.NFTA_PAYLOAD_LEN))
+	switch family {
+	case unix.NFPROTO_IPV4:
+		return base == unix.NFT_PAYLOAD_NETWORK_HEADER && offset == 9 && length == 1
+	case unix.NFPROTO_IPV6:
+		return base == unix.NFT_PAYLOAD_NETWORK_HEADER && offset == 6 && length == 1
+	case unix.NFPROTO_BRIDGE:
+		return base == unix.NFT_PAYLOAD_LL_HEADER && offset == 12 && length == 2
+	}
+	return false
+}
