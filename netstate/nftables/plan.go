@@ -382,7 +382,10 @@ func compatProto(family byte, exprs []byte) (proto uint16, inverted, ok bool) {
 			if found || reg == 0 || number(find(data, unix.NFTA_CMP_SREG)) != reg || op > unix.NFT_CMP_NEQ {
 				continue
 			}
-			proto = uint16(number(find(find(data, unix.NFTA_CMP_DATA), unix.NFTA_DATA_VALUE)))
+			value := find(find(data, unix.NFTA_CMP_DATA), unix.NFTA_DATA_VALUE)
+			if proto = uint16(number(value)); family == unix.NFPROTO_BRIDGE && len(value) == 2 {
+				proto = binary.NativeEndian.Uint16(value) // struct ebt_entry has the EtherType as on the wire
+			}
 			inverted, found = op == unix.NFT_CMP_NEQ, true
 		}
 	}
