@@ -43,11 +43,42 @@ type Traits struct {
 	ULP                    string // TCP's upper layer protocol, e.g. "tls"; "" is none
 	Corked                 bool   // a UDP socket that holds data back
 	Unread                 bool   // there is something to read
+	Peer                   string // address that a unix socket is connected to; "@..." is abstract, "" unnamed or none
 }
 
 const (
 	udpCork = 1 // UDP_CORK, linux/udp.h
 )
+
+// String names the kind of socket, "mptcp socket".
+func (t Traits) String() string {
+	kind := fmt.Sprintf("family %d", t.Family)
+	switch t.Family {
+	case unix.AF_INET, unix.AF_INET6:
+		kind = fmt.Sprintf("protocol %d", t.Protocol)
+		for name, protocol := range map[string]int{
+			"tcp": unix.IPPROTO_TCP, "udp": unix.IPPROTO_UDP, "mptcp": unix.IPPROTO_MPTCP,
+			"sctp": unix.IPPROTO_SCTP, "dccp": unix.IPPROTO_DCCP, "icmp": unix.IPPROTO_ICMP,
+		} {
+			if t.Protocol == protocol {
+				kind = name
+			}
+		}
+	case unix.AF_UNIX:
+		kind = "unix"
+	case unix.AF_NETLINK:
+		kind = "netlink"
+	case unix.AF_PACKET:
+		kind = "packet"
+	case unix.AF_VSOCK:
+		kind = "vsock"
+	case unix.AF_XDP:
+		kind = "xdp"
+	case unix.AF_ALG:
+		kind = "alg"
+	}
+	return kind + " socket"
+}
 
 // Inspect asks a borrowed socket.
 func Inspect(fd int) (Traits, error) {
@@ -67,6 +98,12 @@ func Inspect(fd int) (Traits, error) {
 		return t, err
 	}
 	switch {
+	case t.Family == unix.AF_UNIX:
+		if sa, err := unix.Getpeername(fd); err == nil {
+			if u, ok := sa.(*unix.SockaddrUnix); ok {
+				t.Peer = u.Name
+			}
+		}
 	case t.Protocol == unix.IPPROTO_TCP && t.Type == unix.SOCK_STREAM:
 		name, err := unix.GetsockoptString(fd, unix.IPPROTO_TCP, unix.TCP_ULP)
 		if err == nil {

@@ -101,8 +101,8 @@ const (
 	allStates = 0xfff
 
 	// Attributes of linux/inet_diag.h.
-	inetDiagMD5Sig  = 19
-	inetDiagULPInfo = 21
+	inetDiagMD5Sig  = 18
+	inetDiagULPInfo = 19
 	inetULPInfoName = 1
 
 	// Attributes and what to show of linux/unix_diag.h.
