@@ -2,7 +2,6 @@ package nftables
 
 import (
 	"encoding/binary"
-	"iter"
 
 	"golang.org/x/sys/unix"
 
@@ -62,34 +61,7 @@ const (
 // nfgenLen is the size of struct nfgenmsg, which precedes the attributes of every message.
 const nfgenLen = 4
 
-// each yields the attributes of a run. It stops at the first malformed one: callers that must not lose
-// anything run [Validate] first.
-func each(b []byte) iter.Seq[rawnl.Attr] {
-	return func(yield func(rawnl.Attr) bool) {
-		for len(b) >= unix.SizeofNlAttr {
-			n := int(binary.NativeEndian.Uint16(b))
-			if n < unix.SizeofNlAttr || n > len(b) {
-				return
-			}
-			if !yield(rawnl.Attr{Type: binary.NativeEndian.Uint16(b[2:]), Data: b[unix.SizeofNlAttr:n:n]}) {
-				return
-			}
-			b = b[min(rawnl.Align(n), len(b)):]
-		}
-	}
-}
-
-// find returns the data of the first attribute of a kind; nil if there is none.
-func find(b []byte, kind uint16) []byte {
-	for a := range each(b) {
-		if a.Kind() == kind {
-			return a.Data
-		}
-	}
-	return nil
-}
-
-func text(b []byte, kind uint16) string { return rawnl.CString(find(b, kind)) }
+func text(b []byte, kind uint16) string { return rawnl.CString(rawnl.Get(b, kind)) }
 
 // number reads an integer of 1, 2, 4 or 8 bytes in network byte order, the only order nf_tables uses.
 func number(b []byte) uint64 {
@@ -117,18 +89,6 @@ func openAttr(b []byte, typ uint16) (out []byte, at int) {
 
 func closeAttr(b []byte, at int) {
 	binary.NativeEndian.PutUint16(b[at:], uint16(len(b)-at))
-}
-
-// rewrite returns a run of attributes with each one replaced by what fn returns; fn drops one by
-// returning false. Types keep their flag bits if fn leaves them.
-func rewrite(b []byte, fn func(rawnl.Attr) (rawnl.Attr, bool)) []byte {
-	out := make([]byte, 0, len(b))
-	for a := range each(b) {
-		if a, keep := fn(a); keep {
-			out = rawnl.AppendAttr(out, a.Type, a.Data)
-		}
-	}
-	return out
 }
 
 // kindOf returns the message's nf_tables type (unix.NFT_MSG_NEWTABLE ...), without the subsystem.

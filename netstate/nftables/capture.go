@@ -83,7 +83,7 @@ func generation(ctx context.Context, c *rawnl.Conn) (uint64, error) {
 	if len(msgs) != 1 {
 		return 0, fmt.Errorf("get ruleset generation: %w: %d answers", rawnl.ErrMalformed, len(msgs))
 	}
-	return number(find(attrsOf(msgs[0]), unix.NFTA_GEN_ID)), nil
+	return number(rawnl.Get(attrsOf(msgs[0]), unix.NFTA_GEN_ID)), nil
 }
 
 func get(kind uint16, family byte, attrs ...byte) rawnl.Message {
@@ -135,7 +135,7 @@ func dump(ctx context.Context, c *rawnl.Conn, req rawnl.Message) ([]rawnl.Messag
 
 func dumpElements(ctx context.Context, c *rawnl.Conn, set rawnl.Message) ([]rawnl.Message, error) {
 	attrs := attrsOf(set)
-	table, name := find(attrs, unix.NFTA_SET_TABLE), find(attrs, unix.NFTA_SET_NAME)
+	table, name := rawnl.Get(attrs, unix.NFTA_SET_TABLE), rawnl.Get(attrs, unix.NFTA_SET_NAME)
 	var ref []byte
 	ref = rawnl.AppendAttr(ref, unix.NFTA_SET_ELEM_LIST_TABLE, table)
 	ref = rawnl.AppendAttr(ref, unix.NFTA_SET_ELEM_LIST_SET, name)
@@ -146,7 +146,7 @@ func dumpElements(ctx context.Context, c *rawnl.Conn, set rawnl.Message) ([]rawn
 	// Every set answers, an empty one with an empty list.
 	var elems []element
 	for _, m := range msgs {
-		elems = appendElements(elems, find(attrsOf(m), unix.NFTA_SET_ELEM_LIST_ELEMENTS))
+		elems = appendElements(elems, rawnl.Get(attrsOf(m), unix.NFTA_SET_ELEM_LIST_ELEMENTS))
 	}
 	if len(elems) == 0 {
 		return nil, nil
@@ -154,7 +154,7 @@ func dumpElements(ctx context.Context, c *rawnl.Conn, set rawnl.Message) ([]rawn
 	// A set of concatenated intervals keeps its elements in the order of their insertion
 	// (net/netfilter/nft_set_pipapo.c), and nft lists them so.
 	const ordered = unix.NFT_SET_INTERVAL | setFlagConcat
-	if number(find(attrs, unix.NFTA_SET_FLAGS))&ordered != ordered {
+	if number(rawnl.Get(attrs, unix.NFTA_SET_FLAGS))&ordered != ordered {
 		sortElements(elems)
 	}
 	return packElements(get(unix.NFT_MSG_NEWSETELEM, familyOf(set), ref...), elems), nil
@@ -169,12 +169,12 @@ type element struct {
 }
 
 func appendElements(elems []element, list []byte) []element {
-	for a := range each(list) {
+	for a := range rawnl.Each(list) {
 		e := element{attr: a}
-		for f := range each(a.Data) {
+		for f := range rawnl.Each(a.Data) {
 			switch f.Kind() {
 			case unix.NFTA_SET_ELEM_KEY:
-				e.key = find(f.Data, unix.NFTA_DATA_VALUE)
+				e.key = rawnl.Get(f.Data, unix.NFTA_DATA_VALUE)
 			case unix.NFTA_SET_ELEM_FLAGS:
 				e.end = number(f.Data)&unix.NFT_SET_ELEM_INTERVAL_END != 0
 			}

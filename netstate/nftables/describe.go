@@ -22,18 +22,18 @@ func Describe(m rawnl.Message) string {
 	case unix.NFT_MSG_NEWCHAIN:
 		return nameOf(m) + describeChain(familyOf(m), b)
 	case unix.NFT_MSG_NEWRULE:
-		return nameOf(m) + describeExprs(find(b, unix.NFTA_RULE_EXPRESSIONS)) + describeCompat(b) +
-			describeComment(find(b, unix.NFTA_RULE_USERDATA), 0)
+		return nameOf(m) + describeExprs(rawnl.Get(b, unix.NFTA_RULE_EXPRESSIONS)) + describeCompat(b) +
+			describeComment(rawnl.Get(b, unix.NFTA_RULE_USERDATA), 0)
 	case unix.NFT_MSG_NEWSET:
 		return nameOf(m) + describeSet(b)
 	case unix.NFT_MSG_NEWSETELEM:
-		return nameOf(m) + describeElements(find(b, unix.NFTA_SET_ELEM_LIST_ELEMENTS))
+		return nameOf(m) + describeElements(rawnl.Get(b, unix.NFTA_SET_ELEM_LIST_ELEMENTS))
 	case unix.NFT_MSG_NEWOBJ:
-		kind := objectName(number(find(b, unix.NFTA_OBJ_TYPE)))
-		return nameOf(m) + " { " + describeFields(strings.ReplaceAll(kind, " ", "_"), find(b, unix.NFTA_OBJ_DATA)) + " }" +
-			describeComment(find(b, objUserdata), 0)
+		kind := objectName(number(rawnl.Get(b, unix.NFTA_OBJ_TYPE)))
+		return nameOf(m) + " { " + describeFields(strings.ReplaceAll(kind, " ", "_"), rawnl.Get(b, unix.NFTA_OBJ_DATA)) + " }" +
+			describeComment(rawnl.Get(b, objUserdata), 0)
 	case unix.NFT_MSG_NEWFLOWTABLE:
-		return nameOf(m) + describeHook(familyOf(m), find(b, flowtableHook))
+		return nameOf(m) + describeHook(familyOf(m), rawnl.Get(b, flowtableHook))
 	}
 	return fmt.Sprintf("nftables message %#x", m.Type)
 }
@@ -52,7 +52,7 @@ func nameOf(m rawnl.Message) string {
 	case unix.NFT_MSG_NEWSETELEM:
 		parts = append(parts, text(b, unix.NFTA_SET_ELEM_LIST_SET))
 	case unix.NFT_MSG_NEWOBJ:
-		parts[0] = objectName(number(find(b, unix.NFTA_OBJ_TYPE)))
+		parts[0] = objectName(number(rawnl.Get(b, unix.NFTA_OBJ_TYPE)))
 		parts = append(parts, text(b, unix.NFTA_OBJ_NAME))
 	case unix.NFT_MSG_NEWFLOWTABLE:
 		parts = append(parts, text(b, flowtableName))
@@ -62,10 +62,10 @@ func nameOf(m rawnl.Message) string {
 
 // textOrID returns a name, or "#N" for what goes by a number within its transaction.
 func textOrID(b []byte, name, id uint16) string {
-	if n := find(b, name); n != nil {
+	if n := rawnl.Get(b, name); n != nil {
 		return rawnl.CString(n)
 	}
-	return "#" + strconv.FormatUint(number(find(b, id)), 10)
+	return "#" + strconv.FormatUint(number(rawnl.Get(b, id)), 10)
 }
 
 func nounOf(kind uint16) string {
@@ -131,36 +131,36 @@ func flagNames(v uint64, names ...string) string {
 
 func describeTable(b []byte) string {
 	var s string
-	if flags := flagNames(number(find(b, unix.NFTA_TABLE_FLAGS)), "dormant", "owner", "persist"); flags != "" {
+	if flags := flagNames(number(rawnl.Get(b, unix.NFTA_TABLE_FLAGS)), "dormant", "owner", "persist"); flags != "" {
 		s = " { flags " + flags + "; }"
 	}
-	return s + describeComment(find(b, tableUserdata), 0)
+	return s + describeComment(rawnl.Get(b, tableUserdata), 0)
 }
 
 func describeChain(family byte, b []byte) string {
-	comment := describeComment(find(b, chainUserdata), 0)
-	hook := find(b, unix.NFTA_CHAIN_HOOK)
+	comment := describeComment(rawnl.Get(b, chainUserdata), 0)
+	hook := rawnl.Get(b, unix.NFTA_CHAIN_HOOK)
 	if hook == nil {
 		return comment
 	}
 	s := " { type " + text(b, unix.NFTA_CHAIN_TYPE) + describeHook(family, hook)
-	if policy := find(b, unix.NFTA_CHAIN_POLICY); policy != nil {
+	if policy := rawnl.Get(b, unix.NFTA_CHAIN_POLICY); policy != nil {
 		s += " policy " + pick(number(policy), "drop", "accept") + ";"
 	}
-	if counters := find(b, unix.NFTA_CHAIN_COUNTERS); counters != nil {
+	if counters := rawnl.Get(b, unix.NFTA_CHAIN_COUNTERS); counters != nil {
 		s += " counter " + describeFields("counter", counters) + ";"
 	}
 	return s + " }" + comment
 }
 
 func describeHook(family byte, hook []byte) string {
-	s := " hook " + hookName(family, number(find(hook, unix.NFTA_HOOK_HOOKNUM)))
-	devs := find(hook, hookDevs)
+	s := " hook " + hookName(family, number(rawnl.Get(hook, unix.NFTA_HOOK_HOOKNUM)))
+	devs := rawnl.Get(hook, hookDevs)
 	if devs == nil {
-		devs = find(hook, 3) // NFTA_FLOWTABLE_HOOK_DEVS, or a chain's one NFTA_HOOK_DEV
+		devs = rawnl.Get(hook, 3) // NFTA_FLOWTABLE_HOOK_DEVS, or a chain's one NFTA_HOOK_DEV
 	}
 	var names []string
-	for a := range each(devs) {
+	for a := range rawnl.Each(devs) {
 		if a.Kind() == 1 || a.Kind() == 2 { // NFTA_DEVICE_NAME, NFTA_DEVICE_PREFIX
 			names = append(names, rawnl.CString(a.Data))
 		}
@@ -168,7 +168,7 @@ func describeHook(family byte, hook []byte) string {
 	if len(names) > 0 {
 		s += " devices = { " + strings.Join(names, ", ") + " }"
 	}
-	return s + fmt.Sprintf(" priority %d;", int32(number(find(hook, unix.NFTA_HOOK_PRIORITY))))
+	return s + fmt.Sprintf(" priority %d;", int32(number(rawnl.Get(hook, unix.NFTA_HOOK_PRIORITY))))
 }
 
 func hookName(family byte, hook uint64) string {
@@ -183,27 +183,27 @@ func hookName(family byte, hook uint64) string {
 }
 
 func describeSet(b []byte) string {
-	flags := number(find(b, unix.NFTA_SET_FLAGS))
-	s := fmt.Sprintf(" { type %#x len %d;", number(find(b, unix.NFTA_SET_KEY_TYPE)), number(find(b, unix.NFTA_SET_KEY_LEN)))
+	flags := number(rawnl.Get(b, unix.NFTA_SET_FLAGS))
+	s := fmt.Sprintf(" { type %#x len %d;", number(rawnl.Get(b, unix.NFTA_SET_KEY_TYPE)), number(rawnl.Get(b, unix.NFTA_SET_KEY_LEN)))
 	if names := flagNames(flags, "anonymous", "constant", "interval", "map", "timeout", "dynamic", "object", "concat", "expr"); names != "" {
 		s += " flags " + names + ";"
 	}
 	if flags&unix.NFT_SET_MAP != 0 {
-		s += fmt.Sprintf(" data %#x len %d;", number(find(b, unix.NFTA_SET_DATA_TYPE)), number(find(b, unix.NFTA_SET_DATA_LEN)))
+		s += fmt.Sprintf(" data %#x len %d;", number(rawnl.Get(b, unix.NFTA_SET_DATA_TYPE)), number(rawnl.Get(b, unix.NFTA_SET_DATA_LEN)))
 	}
 	if flags&unix.NFT_SET_OBJECT != 0 {
-		s += " objects " + objectName(number(find(b, unix.NFTA_SET_OBJ_TYPE))) + ";"
+		s += " objects " + objectName(number(rawnl.Get(b, unix.NFTA_SET_OBJ_TYPE))) + ";"
 	}
-	if size := find(find(b, unix.NFTA_SET_DESC), unix.NFTA_SET_DESC_SIZE); size != nil {
+	if size := rawnl.Get(rawnl.Get(b, unix.NFTA_SET_DESC), unix.NFTA_SET_DESC_SIZE); size != nil {
 		s += fmt.Sprintf(" size %d;", number(size))
 	}
-	if timeout := find(b, unix.NFTA_SET_TIMEOUT); timeout != nil {
+	if timeout := rawnl.Get(b, unix.NFTA_SET_TIMEOUT); timeout != nil {
 		s += fmt.Sprintf(" timeout %dms;", number(timeout))
 	}
-	if gc := find(b, unix.NFTA_SET_GC_INTERVAL); gc != nil {
+	if gc := rawnl.Get(b, unix.NFTA_SET_GC_INTERVAL); gc != nil {
 		s += fmt.Sprintf(" gc-interval %dms;", number(gc))
 	}
-	return s + describeStateful(find(b, setExpr), find(b, setExpressions)) + " }"
+	return s + describeStateful(rawnl.Get(b, setExpr), rawnl.Get(b, setExpressions)) + " }"
 }
 
 // describeStateful renders the expressions that a set attaches to its elements.
@@ -220,7 +220,7 @@ const elementsShown = 8
 func describeElements(list []byte) string {
 	var shown []string
 	n := 0
-	for e := range each(list) {
+	for e := range rawnl.Each(list) {
 		if n++; n <= elementsShown {
 			shown = append(shown, describeElement(e.Data))
 		}
@@ -233,36 +233,36 @@ func describeElements(list []byte) string {
 
 func describeElement(b []byte) string {
 	s := "*"
-	flags := number(find(b, unix.NFTA_SET_ELEM_FLAGS))
+	flags := number(rawnl.Get(b, unix.NFTA_SET_ELEM_FLAGS))
 	if flags&elemFlagCatchall == 0 {
-		s = describeData(find(b, unix.NFTA_SET_ELEM_KEY))
+		s = describeData(rawnl.Get(b, unix.NFTA_SET_ELEM_KEY))
 	}
-	if end := find(b, elemKeyEnd); end != nil {
+	if end := rawnl.Get(b, elemKeyEnd); end != nil {
 		s += "-" + describeData(end)
 	}
 	if flags&unix.NFT_SET_ELEM_INTERVAL_END != 0 {
 		s += " end"
 	}
-	if timeout := find(b, unix.NFTA_SET_ELEM_TIMEOUT); timeout != nil {
+	if timeout := rawnl.Get(b, unix.NFTA_SET_ELEM_TIMEOUT); timeout != nil {
 		s += fmt.Sprintf(" timeout %dms", number(timeout))
 	}
-	if expires := find(b, unix.NFTA_SET_ELEM_EXPIRATION); expires != nil {
+	if expires := rawnl.Get(b, unix.NFTA_SET_ELEM_EXPIRATION); expires != nil {
 		s += fmt.Sprintf(" expires %dms", number(expires))
 	}
-	s += describeStateful(find(b, unix.NFTA_SET_ELEM_EXPR), find(b, elemExpressions))
-	if data := find(b, unix.NFTA_SET_ELEM_DATA); data != nil {
+	s += describeStateful(rawnl.Get(b, unix.NFTA_SET_ELEM_EXPR), rawnl.Get(b, elemExpressions))
+	if data := rawnl.Get(b, unix.NFTA_SET_ELEM_DATA); data != nil {
 		s += " : " + describeData(data)
 	}
-	if name := find(b, unix.NFTA_SET_ELEM_OBJREF); name != nil {
+	if name := rawnl.Get(b, unix.NFTA_SET_ELEM_OBJREF); name != nil {
 		s += " : " + strconv.Quote(rawnl.CString(name))
 	}
-	return s + describeComment(find(b, unix.NFTA_SET_ELEM_USERDATA), 0)
+	return s + describeComment(rawnl.Get(b, unix.NFTA_SET_ELEM_USERDATA), 0)
 }
 
 // describeData renders struct nft_data: a value in hexadecimal, or a verdict.
 func describeData(b []byte) string {
-	if verdict := find(b, unix.NFTA_DATA_VERDICT); verdict != nil {
-		code := int32(number(find(verdict, unix.NFTA_VERDICT_CODE)))
+	if verdict := rawnl.Get(b, unix.NFTA_DATA_VERDICT); verdict != nil {
+		code := int32(number(rawnl.Get(verdict, unix.NFTA_VERDICT_CODE)))
 		switch code {
 		case unix.NFT_CONTINUE:
 			return "continue"
@@ -277,20 +277,20 @@ func describeData(b []byte) string {
 		}
 		return pick(uint64(uint32(code)), "drop", "accept", "stolen", "queue", "repeat")
 	}
-	return "0x" + hex.EncodeToString(find(b, unix.NFTA_DATA_VALUE))
+	return "0x" + hex.EncodeToString(rawnl.Get(b, unix.NFTA_DATA_VALUE))
 }
 
 // describeCompat renders the protocol that only a plan carries.
 func describeCompat(rule []byte) string {
-	compat := find(rule, unix.NFTA_RULE_COMPAT)
+	compat := rawnl.Get(rule, unix.NFTA_RULE_COMPAT)
 	if compat == nil {
 		return ""
 	}
 	not := ""
-	if number(find(compat, unix.NFTA_RULE_COMPAT_FLAGS))&compatFlagInverted != 0 {
+	if number(rawnl.Get(compat, unix.NFTA_RULE_COMPAT_FLAGS))&compatFlagInverted != 0 {
 		not = "!"
 	}
-	return fmt.Sprintf(" compat %s%d", not, number(find(compat, unix.NFTA_RULE_COMPAT_PROTO)))
+	return fmt.Sprintf(" compat %s%d", not, number(rawnl.Get(compat, unix.NFTA_RULE_COMPAT_PROTO)))
 }
 
 // describeComment finds a comment in user data, which libnftnl writes as entries of type, length, value.
@@ -306,7 +306,7 @@ func describeComment(b []byte, kind byte) string {
 
 func describeExprs(list []byte) string {
 	var s strings.Builder
-	for e := range each(list) {
+	for e := range rawnl.Each(list) {
 		s.WriteByte(' ')
 		s.WriteString(describeExpr(e.Data, 0))
 	}
@@ -314,8 +314,8 @@ func describeExprs(list []byte) string {
 }
 
 func describeExpr(expr []byte, depth int) string {
-	name := rawnl.CString(find(expr, unix.NFTA_EXPR_NAME))
-	data := find(expr, unix.NFTA_EXPR_DATA)
+	name := rawnl.CString(rawnl.Get(expr, unix.NFTA_EXPR_NAME))
+	data := rawnl.Get(expr, unix.NFTA_EXPR_DATA)
 	s := "[ " + name
 	if fields := describeFields(name, data); fields != "" {
 		s += " " + fields
@@ -325,14 +325,14 @@ func describeExpr(expr []byte, depth int) string {
 	}
 	switch name {
 	case "dynset":
-		if one := find(data, unix.NFTA_DYNSET_EXPR); one != nil {
+		if one := rawnl.Get(data, unix.NFTA_DYNSET_EXPR); one != nil {
 			s += " " + describeExpr(one, depth+1)
 		}
-		for e := range each(find(data, dynsetExpressions)) {
+		for e := range rawnl.Each(rawnl.Get(data, dynsetExpressions)) {
 			s += " " + describeExpr(e.Data, depth+1)
 		}
 	case "inner":
-		if one := find(data, innerExpr); one != nil {
+		if one := rawnl.Get(data, innerExpr); one != nil {
 			s += " " + describeExpr(one, depth+1)
 		}
 	}
@@ -356,7 +356,7 @@ const (
 func describeFields(name string, b []byte) string {
 	var parts []string
 	fields := fieldsOf(name)
-	for a := range each(b) {
+	for a := range rawnl.Each(b) {
 		f := field{label: strconv.Itoa(int(a.Kind())) + "=", form: formHex}
 		if k := int(a.Kind()); k < len(fields) && fields[k].form != formUnknown {
 			f = fields[k]

@@ -15,11 +15,11 @@ func Losses(msgs []rawnl.Message) []string {
 	for _, m := range msgs {
 		switch kindOf(m) {
 		case unix.NFT_MSG_NEWTABLE:
-			if number(find(attrsOf(m), unix.NFTA_TABLE_FLAGS))&tableFlagOwner != 0 {
+			if number(rawnl.Get(attrsOf(m), unix.NFTA_TABLE_FLAGS))&tableFlagOwner != 0 {
 				losses = append(losses, nameOf(m)+": comes back without its owner, which is a process's netlink socket")
 			}
 		case unix.NFT_MSG_NEWRULE:
-			for e := range each(find(attrsOf(m), unix.NFTA_RULE_EXPRESSIONS)) {
+			for e := range rawnl.Each(rawnl.Get(attrsOf(m), unix.NFTA_RULE_EXPRESSIONS)) {
 				if reason := exprLoss(e.Data); reason != "" {
 					losses = append(losses, fmt.Sprintf("%s: %s", nameOf(m), reason))
 				}
@@ -31,10 +31,10 @@ func Losses(msgs []rawnl.Message) []string {
 
 // exprLoss says what an expression refers to outside of the namespace or keeps to itself.
 func exprLoss(expr []byte) string {
-	data := find(expr, unix.NFTA_EXPR_DATA)
-	switch name := string(trimNUL(find(expr, unix.NFTA_EXPR_NAME))); name {
+	data := rawnl.Get(expr, unix.NFTA_EXPR_DATA)
+	switch name := string(trimNUL(rawnl.Get(expr, unix.NFTA_EXPR_NAME))); name {
 	case "socket":
-		if number(find(data, 1)) == 3 { // NFTA_SOCKET_KEY, NFT_SOCKET_CGROUPV2
+		if number(rawnl.Get(data, 1)) == 3 { // NFTA_SOCKET_KEY, NFT_SOCKET_CGROUPV2
 			return "socket cgroupv2 compares ids of control groups, which differ on another host"
 		}
 	case "match", "target":

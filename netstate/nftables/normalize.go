@@ -37,7 +37,7 @@ func (s shape) normalize(b []byte, depth int) []byte {
 		return nil
 	}
 	var name []byte
-	return rewrite(b, func(a rawnl.Attr) (rawnl.Attr, bool) {
+	return rawnl.Rewrite(b, func(a rawnl.Attr) (rawnl.Attr, bool) {
 		kind := a.Kind()
 		if s.volatile(kind) {
 			return a, false
@@ -53,7 +53,7 @@ func (s shape) normalize(b []byte, depth int) []byte {
 				return a, true
 			}
 		case s == objShape && kind == unix.NFTA_OBJ_DATA:
-			a.Data = normalizeStateful(objectName(number(find(b, unix.NFTA_OBJ_TYPE))), a.Data)
+			a.Data = normalizeStateful(objectName(number(rawnl.Get(b, unix.NFTA_OBJ_TYPE))), a.Data)
 			return a, true
 		case s == chainShape && kind == unix.NFTA_CHAIN_COUNTERS:
 			a.Data = nil
@@ -67,7 +67,7 @@ func (s shape) normalize(b []byte, depth int) []byte {
 			a.Data = []byte(chainPrefix + "\x00")
 			return a, true
 		case s == dataShape && kind == unix.NFTA_DATA_VERDICT:
-			a.Data = rewrite(a.Data, func(f rawnl.Attr) (rawnl.Attr, bool) {
+			a.Data = rawnl.Rewrite(a.Data, func(f rawnl.Attr) (rawnl.Attr, bool) {
 				if f.Kind() == unix.NFTA_VERDICT_CHAIN && strings.HasPrefix(rawnl.CString(f.Data), chainPrefix) {
 					f.Data = []byte(chainPrefix + "\x00")
 				}
@@ -111,7 +111,7 @@ func normalizeStateful(name string, data []byte) []byte {
 	case "counter", "last":
 		return nil
 	case "quota":
-		return rewrite(data, func(a rawnl.Attr) (rawnl.Attr, bool) {
+		return rawnl.Rewrite(data, func(a rawnl.Attr) (rawnl.Attr, bool) {
 			if a.Kind() == unix.NFTA_QUOTA_FLAGS {
 				a.Data = slices.Clone(a.Data)
 				clearFlag(a.Data, quotaFlagDepleted)

@@ -77,7 +77,7 @@ type planner struct {
 func (p *planner) add(m rawnl.Message, flags uint16, drop ...uint16) []byte {
 	start := len(p.buf)
 	p.buf = append(p.buf, m.Data[:nfgenLen]...)
-	for a := range each(attrsOf(m)) {
+	for a := range rawnl.Each(attrsOf(m)) {
 		if !slices.Contains(drop, a.Kind()) {
 			p.buf = rawnl.AppendAttr(p.buf, a.Type, a.Data)
 		}
@@ -97,12 +97,12 @@ func (p *planner) extend(attrs []byte) {
 func (p *planner) table(m rawnl.Message) {
 	attrs := p.add(m, unix.NLM_F_CREATE|unix.NLM_F_EXCL, unix.NFTA_TABLE_USE, tableHandle, tableOwner)
 	// An owned table would vanish with our socket: the owner is whoever created it.
-	clearFlag(find(attrs, unix.NFTA_TABLE_FLAGS), tableFlagOwner)
+	clearFlag(rawnl.Get(attrs, unix.NFTA_TABLE_FLAGS), tableFlagOwner)
 }
 
 func (p *planner) chain(m rawnl.Message) {
 	attrs := attrsOf(m)
-	if number(find(attrs, chainFlags))&chainFlagBinding == 0 {
+	if number(rawnl.Get(attrs, chainFlags))&chainFlagBinding == 0 {
 		p.add(m, unix.NLM_F_CREATE|unix.NLM_F_EXCL, unix.NFTA_CHAIN_HANDLE, unix.NFTA_CHAIN_USE)
 		return
 	}
@@ -114,25 +114,25 @@ func (p *planner) chain(m rawnl.Message) {
 
 func (p *planner) object(m rawnl.Message) {
 	attrs := p.add(m, unix.NLM_F_CREATE|unix.NLM_F_EXCL, unix.NFTA_OBJ_USE, objHandle)
-	if number(find(attrs, unix.NFTA_OBJ_TYPE)) == unix.NFT_OBJECT_QUOTA {
-		clearDepleted(find(attrs, unix.NFTA_OBJ_DATA))
+	if number(rawnl.Get(attrs, unix.NFTA_OBJ_TYPE)) == unix.NFT_OBJECT_QUOTA {
+		clearDepleted(rawnl.Get(attrs, unix.NFTA_OBJ_DATA))
 	}
 }
 
 func (p *planner) set(m rawnl.Message, id uint32) {
 	attrs := p.add(m, unix.NLM_F_CREATE|unix.NLM_F_EXCL, setHandle, setType, setCount, unix.NFTA_SET_ID)
-	settableExpr(find(attrs, setExpr))
-	settableExprs(find(attrs, setExpressions))
+	settableExpr(rawnl.Get(attrs, setExpr))
+	settableExprs(rawnl.Get(attrs, setExpressions))
 	p.extend(appendUint32(nil, unix.NFTA_SET_ID, id))
 }
 
 func (p *planner) elements(m rawnl.Message) {
-	if len(find(attrsOf(m), unix.NFTA_SET_ELEM_LIST_ELEMENTS)) == 0 {
+	if len(rawnl.Get(attrsOf(m), unix.NFTA_SET_ELEM_LIST_ELEMENTS)) == 0 {
 		return
 	}
 	attrs := p.add(m, unix.NLM_F_CREATE, unix.NFTA_SET_ELEM_LIST_SET_ID)
-	for e := range each(find(attrs, unix.NFTA_SET_ELEM_LIST_ELEMENTS)) {
-		for f := range each(e.Data) {
+	for e := range rawnl.Each(rawnl.Get(attrs, unix.NFTA_SET_ELEM_LIST_ELEMENTS)) {
+		for f := range rawnl.Each(e.Data) {
 			switch f.Kind() {
 			case unix.NFTA_SET_ELEM_EXPR:
 				settableExpr(f.Data)
@@ -202,12 +202,12 @@ func chainOf(m rawnl.Message) object {
 // binds returns the chains without a name that a rule jumps to.
 func (p *planner) binds(rule rawnl.Message) []uint32 {
 	var ids []uint32
-	for e := range each(find(attrsOf(rule), unix.NFTA_RULE_EXPRESSIONS)) {
+	for e := range rawnl.Each(rawnl.Get(attrsOf(rule), unix.NFTA_RULE_EXPRESSIONS)) {
 		if !isExpr(e.Data, "immediate") {
 			continue
 		}
-		verdict := find(find(find(e.Data, unix.NFTA_EXPR_DATA), unix.NFTA_IMMEDIATE_DATA), unix.NFTA_DATA_VERDICT)
-		name := find(verdict, unix.NFTA_VERDICT_CHAIN)
+		verdict := rawnl.Get(rawnl.Get(rawnl.Get(e.Data, unix.NFTA_EXPR_DATA), unix.NFTA_IMMEDIATE_DATA), unix.NFTA_DATA_VERDICT)
+		name := rawnl.Get(verdict, unix.NFTA_VERDICT_CHAIN)
 		if name == nil {
 			continue
 		}
@@ -221,9 +221,9 @@ func (p *planner) binds(rule rawnl.Message) []uint32 {
 func (p *planner) rule(m rawnl.Message) {
 	const flags = unix.NLM_F_CREATE | unix.NLM_F_APPEND
 	attrs := p.add(p.settable(m), flags, unix.NFTA_RULE_HANDLE, unix.NFTA_RULE_POSITION)
-	exprs := find(attrs, unix.NFTA_RULE_EXPRESSIONS)
+	exprs := rawnl.Get(attrs, unix.NFTA_RULE_EXPRESSIONS)
 	settableExprs(exprs)
-	if find(attrs, unix.NFTA_RULE_COMPAT) != nil {
+	if rawnl.Get(attrs, unix.NFTA_RULE_COMPAT) != nil {
 		return
 	}
 	if proto, inverted, ok := compatProto(m.Data[0], exprs); ok {
@@ -244,19 +244,19 @@ func (p *planner) rule(m rawnl.Message) {
 func (p *planner) settable(m rawnl.Message) rawnl.Message {
 	id, inBound := p.bound[chainOf(m)]
 	changes := inBound
-	exprs := find(attrsOf(m), unix.NFTA_RULE_EXPRESSIONS)
-	for e := range each(exprs) {
+	exprs := rawnl.Get(attrsOf(m), unix.NFTA_RULE_EXPRESSIONS)
+	for e := range rawnl.Each(exprs) {
 		changes = changes || isExpr(e.Data, "exthdr") || isExpr(e.Data, "osf") || len(p.bound) > 0 && isExpr(e.Data, "immediate")
 	}
 	if !changes {
 		return m
 	}
-	data := rewrite(attrsOf(m), func(a rawnl.Attr) (rawnl.Attr, bool) {
+	data := rawnl.Rewrite(attrsOf(m), func(a rawnl.Attr) (rawnl.Attr, bool) {
 		switch {
 		case a.Kind() == unix.NFTA_RULE_CHAIN && inBound:
 			return rawnl.Attr{Type: ruleChainID, Data: binary.BigEndian.AppendUint32(nil, id)}, true
 		case a.Kind() == unix.NFTA_RULE_EXPRESSIONS:
-			a.Data = rewrite(a.Data, func(e rawnl.Attr) (rawnl.Attr, bool) {
+			a.Data = rawnl.Rewrite(a.Data, func(e rawnl.Attr) (rawnl.Attr, bool) {
 				switch {
 				case isExpr(e.Data, "exthdr"):
 					e.Data = inside(e.Data, settableExthdr, unix.NFTA_EXPR_DATA)
@@ -279,7 +279,7 @@ func inside(b []byte, fn func([]byte) []byte, path ...uint16) []byte {
 	if len(path) == 0 {
 		return fn(b)
 	}
-	return rewrite(b, func(a rawnl.Attr) (rawnl.Attr, bool) {
+	return rawnl.Rewrite(b, func(a rawnl.Attr) (rawnl.Attr, bool) {
 		if a.Kind() == path[0] {
 			a.Data = inside(a.Data, fn, path[1:]...)
 		}
@@ -289,7 +289,7 @@ func inside(b []byte, fn func([]byte) []byte, path ...uint16) []byte {
 
 // byNumber returns a verdict of a rule that names a chain without a name by its number.
 func (p *planner) byNumber(rule rawnl.Message, verdict []byte) []byte {
-	return rewrite(verdict, func(a rawnl.Attr) (rawnl.Attr, bool) {
+	return rawnl.Rewrite(verdict, func(a rawnl.Attr) (rawnl.Attr, bool) {
 		if a.Kind() != unix.NFTA_VERDICT_CHAIN {
 			return a, true
 		}
@@ -303,11 +303,11 @@ func (p *planner) byNumber(rule rawnl.Message, verdict []byte) []byte {
 // settableExthdr removes what the kernel shows of an expression that writes or strips a TCP option but
 // does not take (nft_exthdr_tcp_set_init, nft_exthdr_tcp_strip_init in net/netfilter/nft_exthdr.c).
 func settableExthdr(data []byte) []byte {
-	if find(data, unix.NFTA_EXTHDR_DREG) != nil {
+	if rawnl.Get(data, unix.NFTA_EXTHDR_DREG) != nil {
 		return data
 	}
-	writes := find(data, unix.NFTA_EXTHDR_SREG) != nil
-	return rewrite(data, func(a rawnl.Attr) (rawnl.Attr, bool) {
+	writes := rawnl.Get(data, unix.NFTA_EXTHDR_SREG) != nil
+	return rawnl.Rewrite(data, func(a rawnl.Attr) (rawnl.Attr, bool) {
 		switch a.Kind() {
 		case unix.NFTA_EXTHDR_FLAGS:
 			return a, false
@@ -320,37 +320,37 @@ func settableExthdr(data []byte) []byte {
 
 // settableOsf removes flags of value 0, which the kernel shows but refuses (net/netfilter/nft_osf.c).
 func settableOsf(data []byte) []byte {
-	return rewrite(data, func(a rawnl.Attr) (rawnl.Attr, bool) {
+	return rawnl.Rewrite(data, func(a rawnl.Attr) (rawnl.Attr, bool) {
 		return a, a.Kind() != osfFlags || number(a.Data) != 0
 	})
 }
 
 // isExpr reports whether an expression has the given name.
 func isExpr(expr []byte, name string) bool {
-	return string(trimNUL(find(expr, unix.NFTA_EXPR_NAME))) == name
+	return string(trimNUL(rawnl.Get(expr, unix.NFTA_EXPR_NAME))) == name
 }
 
 // settableExprs changes a list of expressions in place into what the kernel accepts.
 func settableExprs(list []byte) {
-	for e := range each(list) {
+	for e := range rawnl.Each(list) {
 		settableExpr(e.Data)
 	}
 }
 
 func settableExpr(expr []byte) {
-	data := find(expr, unix.NFTA_EXPR_DATA)
-	switch name := trimNUL(find(expr, unix.NFTA_EXPR_NAME)); {
+	data := rawnl.Get(expr, unix.NFTA_EXPR_DATA)
+	switch name := trimNUL(rawnl.Get(expr, unix.NFTA_EXPR_NAME)); {
 	case bytes.Equal(name, []byte("quota")):
 		clearDepleted(data)
 	case bytes.Equal(name, []byte("dynset")):
-		settableExpr(find(data, unix.NFTA_DYNSET_EXPR))
-		settableExprs(find(data, dynsetExpressions))
+		settableExpr(rawnl.Get(data, unix.NFTA_DYNSET_EXPR))
+		settableExprs(rawnl.Get(data, dynsetExpressions))
 	}
 }
 
 // clearDepleted removes the flag by which a quota tells that it is used up. The kernel refuses it and sets
 // it again by itself: the bytes consumed are kept (net/netfilter/nft_quota.c).
-func clearDepleted(quota []byte) { clearFlag(find(quota, unix.NFTA_QUOTA_FLAGS), quotaFlagDepleted) }
+func clearDepleted(quota []byte) { clearFlag(rawnl.Get(quota, unix.NFTA_QUOTA_FLAGS), quotaFlagDepleted) }
 
 func clearFlag(flags []byte, flag uint32) {
 	if len(flags) == 4 {
@@ -364,25 +364,25 @@ func clearFlag(flags []byte, flag uint32) {
 func compatProto(family byte, exprs []byte) (proto uint16, inverted, ok bool) {
 	var extension, found bool
 	var reg uint64 // register that holds the protocol; 0 is the verdict's and so means none
-	for e := range each(exprs) {
-		data := find(e.Data, unix.NFTA_EXPR_DATA)
-		switch string(trimNUL(find(e.Data, unix.NFTA_EXPR_NAME))) {
+	for e := range rawnl.Each(exprs) {
+		data := rawnl.Get(e.Data, unix.NFTA_EXPR_DATA)
+		switch string(trimNUL(rawnl.Get(e.Data, unix.NFTA_EXPR_NAME))) {
 		case "match", "target":
 			extension = true
 		case "meta":
 			if loadsProto(family, data) {
-				reg = number(find(data, unix.NFTA_META_DREG))
+				reg = number(rawnl.Get(data, unix.NFTA_META_DREG))
 			}
 		case "payload":
 			if readsProto(family, data) {
-				reg = number(find(data, unix.NFTA_PAYLOAD_DREG))
+				reg = number(rawnl.Get(data, unix.NFTA_PAYLOAD_DREG))
 			}
 		case "cmp":
-			op := number(find(data, unix.NFTA_CMP_OP))
-			if found || reg == 0 || number(find(data, unix.NFTA_CMP_SREG)) != reg || op > unix.NFT_CMP_NEQ {
+			op := number(rawnl.Get(data, unix.NFTA_CMP_OP))
+			if found || reg == 0 || number(rawnl.Get(data, unix.NFTA_CMP_SREG)) != reg || op > unix.NFT_CMP_NEQ {
 				continue
 			}
-			value := find(find(data, unix.NFTA_CMP_DATA), unix.NFTA_DATA_VALUE)
+			value := rawnl.Get(rawnl.Get(data, unix.NFTA_CMP_DATA), unix.NFTA_DATA_VALUE)
 			if proto = uint16(number(value)); family == unix.NFPROTO_BRIDGE && len(value) == 2 {
 				proto = binary.NativeEndian.Uint16(value) // struct ebt_entry has the EtherType as on the wire
 			}
@@ -395,7 +395,7 @@ func compatProto(family byte, exprs []byte) (proto uint16, inverted, ok bool) {
 // loadsProto reports whether a meta expression loads the protocol: that above IP, or in a bridge the
 // EtherType.
 func loadsProto(family byte, meta []byte) bool {
-	key := number(find(meta, unix.NFTA_META_KEY))
+	key := number(rawnl.Get(meta, unix.NFTA_META_KEY))
 	if family == unix.NFPROTO_BRIDGE {
 		return key == unix.NFT_META_PROTOCOL
 	}
@@ -404,8 +404,8 @@ func loadsProto(family byte, meta []byte) bool {
 
 // readsProto is loadsProto for the header's own field: iphdr.protocol, ip6_hdr.nexthdr, ethhdr.h_proto.
 func readsProto(family byte, payload []byte) bool {
-	base := number(find(payload, unix.NFTA_PAYLOAD_BASE))
-	offset, length := number(find(payload, unix.NFTA_PAYLOAD_OFFSET)), number(find(payload, unix.NFTA_PAYLOAD_LEN))
+	base := number(rawnl.Get(payload, unix.NFTA_PAYLOAD_BASE))
+	offset, length := number(rawnl.Get(payload, unix.NFTA_PAYLOAD_OFFSET)), number(rawnl.Get(payload, unix.NFTA_PAYLOAD_LEN))
 	switch family {
 	case unix.NFPROTO_IPV4:
 		return base == unix.NFT_PAYLOAD_NETWORK_HEADER && offset == 9 && length == 1

@@ -214,7 +214,7 @@ func Validate(m rawnl.Message) error {
 		return fmt.Errorf("%w: nf_tables %s without its table", rawnl.ErrMalformed, nounOf(kindOf(m)))
 	}
 	for _, kind := range required {
-		if len(find(attrsOf(m), kind)) == 0 {
+		if len(rawnl.Get(attrsOf(m), kind)) == 0 {
 			return fmt.Errorf("%w: nf_tables %s without attribute %d", rawnl.ErrMalformed, nounOf(kindOf(m)), kind)
 		}
 	}
@@ -230,7 +230,7 @@ func (s shape) check(b []byte, depth int) error {
 	}
 	used := 0
 	var name []byte
-	for a := range each(b) {
+	for a := range rawnl.Each(b) {
 		used += rawnl.Align(unix.SizeofNlAttr + len(a.Data))
 		inner := s.child(a.Kind())
 		if s == exprShape { // the kernel writes the name first
