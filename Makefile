@@ -18,8 +18,11 @@ GOFUMPT       := $(TOOLS)/gofumpt@v0.12.0/gofumpt
 STATICCHECK   := $(TOOLS)/staticcheck@v0.8.2/staticcheck
 GOLANGCI_LINT := $(TOOLS)/golangci-lint@v2.15.0/golangci-lint
 
-# The end-to-end tests need root and real services, so `make unit` leaves them to `make e2e`.
-unit_packages = $$($(GO) list ./... | grep -v '/e2e$$')
+# Built with the race detector, a program sleeps a second before it exits; the tests start thousands.
+export GORACE := atexit_sleep_ms=0
+
+# The end-to-end tests, and those of the hosts they build, need root: `make unit` leaves them to `make e2e`.
+unit_packages = $$($(GO) list ./... | grep -Ev '/e2e(/|$$)')
 
 .PHONY: help
 help: ## list the targets
@@ -72,6 +75,7 @@ cross: ## build for the other architecture
 
 .PHONY: e2e
 e2e: ## end-to-end tests: hosts of namespaces, real services, real clients (root)
+	CGO_ENABLED=1 $(GO) test -race -p 1 $$($(GO) list ./e2e/... | grep -v '/e2e$$')
 	CGO_ENABLED=1 $(GO) test -c -race -o bin/e2e.test ./e2e
 	cd e2e && ../bin/e2e.test -test.timeout $(E2E_TIMEOUT) -test.run '$(RUN)'
 
