@@ -184,6 +184,21 @@ func (c *Conn) Request(ctx context.Context, req Message) ([]Message, error) {
 // refusal is returned as an [*Error] with the message's index; messages after it may have been carried
 // out (the kernel handles a whole sendmsg before it can be told to stop).
 func (c *Conn) Apply(ctx context.Context, msgs []Message) error {
+	var first *Error
+	err := c.ApplyEach(ctx, msgs, func(e *Error) {
+		if first == nil {
+			first = e
+		}
+	})
+	if err == nil && first != nil {
+		return first
+	}
+	return err
+}
+
+// ApplyEach is [Conn.Apply] for messages that do not depend on each other: it sends all of them and calls
+// refused for each that the kernel refuses, in order. Its error is one of the conversation.
+func (c *Conn) ApplyEach(ctx context.Context, msgs []Message, refused func(*Error)) error {
 	var out []byte
 	for start := 0; start < len(msgs); {
 		if err := ctx.Err(); err != nil {
@@ -200,7 +215,7 @@ func (c *Conn) Apply(ctx context.Context, msgs []Message) error {
 		if err := c.send(out); err != nil {
 			return err
 		}
-		if err := c.awaitAcks(base, end-start, start); err != nil {
+		if err := c.awaitAcks(base, end-start, start, refused); err != nil {
 			return err
 		}
 		start = end
@@ -210,8 +225,7 @@ func (c *Conn) Apply(ctx context.Context, msgs []Message) error {
 
 // awaitAcks reads n acknowledgements of the sequence numbers from base on; first is the index of the
 // message that base belongs to.
-func (c *Conn) awaitAcks(base uint32, n, first int) error {
-	var refused error
+func (c *Conn) awaitAcks(base uint32, n, first int, refused func(*Error)) error {
 	for got := 0; got < n; {
 		b, err := c.recv()
 		if err != nil {
@@ -226,12 +240,15 @@ func (c *Conn) awaitAcks(base uint32, n, first int) error {
 				continue
 			}
 			got++
-			if err := ackError(f, first+int(f.seq-base)); err != nil && refused == nil {
-				refused = err
+			err := ackError(f, first+int(f.seq-base))
+			if refusal, ok := errors.AsType[*Error](err); ok {
+				refused(refusal)
+			} else if err != nil {
+				return err
 			}
 		}
 	}
-	return refused
+	return nil
 }
 
 // Transaction sends the messages as one atomic nfnetlink batch for a subsystem (unix.NFNL_SUBSYS_NFTABLES):

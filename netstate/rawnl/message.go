@@ -77,6 +77,30 @@ func next(b []byte) (frame, []byte, error) {
 	return f, b[min(Align(n), len(b)):], nil
 }
 
+// Decode splits a run of messages in the exact form that [Message.Append] gives them with sequence 0: the
+// sequence, the port and all padding are zero, and nothing is left over. The messages alias b.
+func Decode(b []byte) ([]Message, error) {
+	var msgs []Message
+	for len(b) > 0 {
+		f, rest, err := next(b)
+		if err != nil {
+			return nil, err
+		}
+		size := HeaderLen + len(f.Data)
+		if f.seq != 0 || f.port != 0 || len(b) < Align(size) {
+			return nil, fmt.Errorf("%w: message %d is not in stored form", ErrMalformed, len(msgs))
+		}
+		for _, pad := range b[size:Align(size)] {
+			if pad != 0 {
+				return nil, fmt.Errorf("%w: padding of message %d", ErrMalformed, len(msgs))
+			}
+		}
+		msgs = append(msgs, f.Message)
+		b = rest
+	}
+	return msgs, nil
+}
+
 // Attr is one attribute. Type keeps the NLA_F_NESTED and NLA_F_NET_BYTEORDER bits as the kernel set them.
 type Attr struct {
 	Type uint16

@@ -1,0 +1,454 @@
+package netstate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nsmigrate/nsmigrate/netstate/ns"
+	"github.com/nsmigrate/nsmigrate/netstate/rawnl"
+)
+
+// BuildOptions of [Build], [Connect] and [Preflight]. The zero value attaches the uplinks in the caller's
+// namespace as they were attached on the source host.
+type BuildOptions struct {
+	Host    *ns.NS                  // where uplinks end; nil is the caller's own namespace
+	Uplinks map[string]UplinkTarget // by inner interface name; what is not there is as on the source host
+	// Defer is told how to undo each change of the host, before the change is made. An undo is harmless
+	// when the change was not made. What happens inside the namespace ends with the namespace.
+	Defer  func(undo func() error)
+	Logger *slog.Logger // nil discards
+}
+
+// OpError is the kernel's refusal of an operation.
+type OpError struct {
+	Op   string // in the words of ip(8)
+	Err  error  // the kernel's text and errno
+	Host bool   // it happened in the host's namespace
+}
+
+func (e *OpError) Error() string {
+	where := ""
+	if e.Host {
+		where = " on the host"
+	}
+	return fmt.Sprintf("%s%s: %v", e.Op, where, e.Err)
+}
+
+// Unwrap returns the cause, usually a *rawnl.Error.
+func (e *OpError) Unwrap() error { return e.Err }
+
+// builder holds what is open while a namespace is built.
+type builder struct {
+	s     *State
+	n     *ns.NS
+	host  *host
+	nl    *rawnl.Conn
+	opts  BuildOptions
+	names linkNames
+	later []Sysctl // parameters that could not be set at their turn
+}
+
+func newBuilder(n *ns.NS, s *State, opts BuildOptions) (*builder, error) {
+	h, err := openHost(opts.Host)
+	if err != nil {
+		return nil, err
+	}
+	nl, err := rawnl.Dial(n, unix.NETLINK_ROUTE)
+	if err != nil {
+		h.close(opts.Host)
+		return nil, err
+	}
+	return &builder{s: s, n: n, host: h, nl: nl, opts: opts, names: s.names()}, nil
+}
+
+func (b *builder) close() {
+	b.nl.Close()
+	b.host.close(b.opts.Host)
+}
+
+// Build turns the fresh namespace n into the State. The host's side of every veth uplink is made and stays
+// administratively down, other uplinks are held mute: until [Connect] nothing that the namespace does can be
+// heard. On an error the namespace is of no use any more and the caller runs the deferred undos.
+func Build(ctx context.Context, n *ns.NS, s *State, opts BuildOptions) error {
+	if err := s.Validate(); err != nil {
+		return fmt.Errorf("build namespace: %w", err)
+	}
+	b, err := newBuilder(n, s, opts)
+	if err != nil {
+		return fmt.Errorf("build namespace: %w", err)
+	}
+	defer b.close()
+	if err := b.build(ctx); err != nil {
+		return fmt.Errorf("build namespace: %w", err)
+	}
+	return nil
+}
+
+func (b *builder) build(ctx context.Context) error {
+	site, err := b.site(ctx)
+	if err != nil {
+		return err
+	}
+	batches, err := Plan(b.s, site)
+	if err != nil {
+		return err
+	}
+	if err := b.deferUplinks(ctx, site); err != nil {
+		return err
+	}
+	for _, batch := range batches {
+		if err := b.run(ctx, batch); err != nil {
+			return fmt.Errorf("%s: %w", batch.Name, err)
+		}
+	}
+	if err := b.buildFilters(ctx); err != nil {
+		return err
+	}
+	if err := b.finishSysctls(); err != nil {
+		return err
+	}
+	return b.buildHostSide(ctx, site)
+}
+
+// site looks up what a Plan needs to know of the host and of the fresh namespace.
+func (b *builder) site(ctx context.Context) (Site, error) {
+	site := Site{
+		HostFD: b.host.ns.Fd(), NSFD: b.n.Fd(),
+		Uplinks: map[string]UplinkTarget{}, Parents: map[string]int32{}, Present: map[string]bool{},
+	}
+	for i := range b.s.uplinks {
+		u := &b.s.uplinks[i]
+		t := u.Target(b.opts.Uplinks)
+		if u.Kind == "veth" && t.Peer == "" {
+			return Site{}, fmt.Errorf("uplink %s: no name is known for its host side", u.Name)
+		}
+		if t.Parent != "" {
+			l, _, err := b.host.linkByName(ctx, t.Parent)
+			if err != nil {
+				return Site{}, fmt.Errorf("uplink %s: parent device %s: %w", u.Name, t.Parent, err)
+			}
+			site.Parents[t.Parent] = l.index
+		}
+		site.Uplinks[u.Name] = t
+	}
+	msgs, err := take(ctx, b.nl, dumps()[0])
+	if err != nil {
+		return Site{}, err
+	}
+	for _, m := range msgs {
+		l, err := parseLink(m)
+		if err != nil {
+			return Site{}, err
+		}
+		if !l.loopback() && !l.fallback() {
+			return Site{}, fmt.Errorf("the namespace is not fresh: it has link %s", l.name)
+		}
+		site.Present[l.name] = true
+	}
+	return site, nil
+}
+
+// deferUplinks checks that the names of the peers are free and registers their removal. A peer that is there
+// already is not ours to remove, so its name is refused before anything is registered.
+func (b *builder) deferUplinks(ctx context.Context, site Site) error {
+	for i := range b.s.uplinks {
+		u := &b.s.uplinks[i]
+		if u.Kind != "veth" {
+			continue // lives in the namespace and ends with it
+		}
+		peer := site.Uplinks[u.Name].Peer
+		if _, _, err := b.host.linkByName(ctx, peer); err == nil {
+			return fmt.Errorf("uplink %s: the host has a link %s already", u.Name, peer)
+		} else if !errors.Is(err, errNoLink) {
+			return fmt.Errorf("uplink %s: %w", u.Name, err)
+		}
+	}
+	if b.opts.Defer == nil {
+		return nil
+	}
+	// The undo outlives this builder: it opens its own sockets, and it identifies the link by the name that
+	// was free a moment ago together with the namespace of its peer.
+	given, inside := b.opts.Host, b.n
+	for i := range b.s.uplinks {
+		if u := &b.s.uplinks[i]; u.Kind == "veth" {
+			peer, index := site.Uplinks[u.Name].Peer, u.Index
+			b.opts.Defer(func() error { return removePeer(context.Background(), given, inside, peer, index) })
+		}
+	}
+	return nil
+}
+
+// removePeer deletes the host's end of a veth if its other end is the given link of the namespace n. It is
+// no error if there is no such pair.
+func removePeer(ctx context.Context, given, n *ns.NS, peer string, inner int32) error {
+	h, err := openHost(given)
+	if err != nil {
+		return err
+	}
+	defer h.close(given)
+	l, _, err := h.linkByName(ctx, peer)
+	if errors.Is(err, errNoLink) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("remove link %s: %w", peer, err)
+	}
+	if l.kind != "veth" || l.lower != inner || !l.outside {
+		return nil
+	}
+	if id, err := nsid(ctx, h.nl, n); err != nil || id != l.nsid {
+		return err
+	}
+	return h.deleteLink(ctx, &l)
+}
+
+func (h *host) deleteLink(ctx context.Context, l *link) error {
+	m := encodeLink(unix.AF_UNSPEC, l.index, 0, 0, nil)
+	m.Type = unix.RTM_DELLINK
+	if err := h.nl.Apply(ctx, []rawnl.Message{m}); err != nil && !errors.Is(err, unix.ENODEV) {
+		return fmt.Errorf("remove link %s: %w", l.name, err)
+	}
+	return nil
+}
+
+// run applies one batch.
+func (b *builder) run(ctx context.Context, batch Batch) error {
+	ops := batch.Ops
+	if batch.Settle != 0 {
+		have, err := b.dump(ctx, batch.Settle)
+		if err != nil {
+			return err
+		}
+		ops = settle(batch.Settle, have, ops)
+	}
+	// Operations that go the same way are sent together.
+	for len(ops) > 0 {
+		n := 1
+		for n < len(ops) && ops[n].way() == ops[0].way() {
+			n++
+		}
+		if err := b.runSame(ctx, ops[:n]); err != nil {
+			return err
+		}
+		ops = ops[n:]
+	}
+	return nil
+}
+
+type way int
+
+const (
+	wayInside way = iota
+	wayHost
+	wayTun
+	waySysctl
+)
+
+func (o *Op) way() way {
+	switch {
+	case o.Tun != nil:
+		return wayTun
+	case o.Sysctl != nil:
+		return waySysctl
+	case o.Host:
+		return wayHost
+	}
+	return wayInside
+}
+
+func (b *builder) runSame(ctx context.Context, ops []Op) error {
+	switch ops[0].way() {
+	case wayTun:
+		return b.n.Do(func() error {
+			for i := range ops {
+				if err := ops[i].Tun.create(); err != nil {
+					return b.opError(&ops[i], err)
+				}
+			}
+			return nil
+		})
+	case waySysctl:
+		list := make([]Sysctl, len(ops))
+		for i := range ops {
+			list[i] = *ops[i].Sysctl
+		}
+		return b.n.Do(func() error {
+			b.later = append(b.later, writeSysctls(list)...)
+			return nil
+		})
+	case wayHost:
+		return b.send(ctx, b.host.nl, ops)
+	}
+	return b.send(ctx, b.nl, ops)
+}
+
+// send applies operations over one socket. Routes whose gateway is not reachable yet are tried again after
+// the others, as long as that helps.
+func (b *builder) send(ctx context.Context, nl *rawnl.Conn, ops []Op) error {
+	for {
+		msgs := make([]rawnl.Message, len(ops))
+		for i := range ops {
+			msgs[i] = ops[i].Msg
+		}
+		var again []Op
+		var refused error
+		err := nl.ApplyEach(ctx, msgs, func(e *rawnl.Error) {
+			op := &ops[e.Index]
+			switch {
+			case op.tolerates(e.Errno):
+			case op.Kind == KindRoute && op.Verb == "add" && (e.Errno == unix.ENETUNREACH || e.Errno == unix.EHOSTUNREACH || e.Errno == unix.EINVAL):
+				again = append(again, *op)
+				if len(again) == 1 && refused == nil {
+					refused = b.opError(op, e)
+				}
+			case refused == nil || len(again) > 0:
+				refused, again = b.opError(op, e), nil
+			}
+		})
+		if err != nil {
+			return err
+		}
+		if len(again) == 0 || len(again) == len(ops) {
+			return refused
+		}
+		ops = again
+	}
+}
+
+// tolerates reports whether a refusal means that the operation's aim is reached: the kernel makes and removes
+// some objects along with others, at a moment of its own.
+func (o *Op) tolerates(errno unix.Errno) bool {
+	switch o.Verb {
+	case "add":
+		return errno == unix.EEXIST && (o.Kind == KindRoute || o.Kind == KindAddress || o.Kind == KindFDB)
+	case "delete":
+		return errno == unix.ESRCH || errno == unix.ENOENT || errno == unix.EADDRNOTAVAIL
+	}
+	return false
+}
+
+func (b *builder) opError(op *Op, err error) error {
+	return &OpError{Op: op.text(b.names), Err: err, Host: op.Host}
+}
+
+// dump returns what the namespace has of a kind.
+func (b *builder) dump(ctx context.Context, kind Kind) ([]rawnl.Message, error) {
+	var have []rawnl.Message
+	for _, d := range dumps() {
+		if d.kind != kind {
+			continue
+		}
+		msgs, err := take(ctx, b.nl, d)
+		if err != nil {
+			return nil, err
+		}
+		have = append(have, msgs...)
+	}
+	return have, nil
+}
+
+// buildFilters replays packet filters and connection tracking.
+func (b *builder) buildFilters(context.Context) error { return nil }
+
+// finishSysctls tries once more what could not be set at its turn, because another parameter bounded it or
+// the module that has it was not in use.
+func (b *builder) finishSysctls() error {
+	if len(b.later) == 0 {
+		return nil
+	}
+	return b.n.Do(func() error {
+		for _, c := range writeSysctls(b.later) {
+			if err := writeSysctl(c.Path, c.Value); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// buildHostSide gives the host's end of each veth uplink what it had on the source host, except for being up
+// and for the routes through it, which need that.
+func (b *builder) buildHostSide(ctx context.Context, site Site) error {
+	for i := range b.s.uplinks {
+		u := &b.s.uplinks[i]
+		if u.Kind != "veth" {
+			continue
+		}
+		t := site.Uplinks[u.Name]
+		peer, _, err := b.host.linkByName(ctx, t.Peer)
+		if err != nil {
+			return fmt.Errorf("uplink %s: host side %s: %w", u.Name, t.Peer, err)
+		}
+		var bridge int32
+		if t.Bridge != "" {
+			l, _, err := b.host.linkByName(ctx, t.Bridge)
+			if err != nil {
+				return fmt.Errorf("uplink %s: bridge %s: %w", u.Name, t.Bridge, err)
+			}
+			bridge = l.index
+		}
+		if err := b.send(ctx, b.host.nl, hostSide(u, peer.index, bridge)); err != nil {
+			return fmt.Errorf("uplink %s: %w", u.Name, err)
+		}
+		settings := slices.Clone(u.Sysctls)
+		err = b.host.ns.Do(func() error {
+			for _, c := range settings {
+				if err := writeSysctl(c.path(t.Peer), c.Value); err != nil && !errors.Is(err, unix.EACCES) {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return fmt.Errorf("uplink %s: %w", u.Name, err)
+		}
+	}
+	return nil
+}
+
+// hostSide returns the operations for the host's end of a veth uplink; bridge is the index of its master,
+// or 0. The bridge port's settings apply only if the master is a bridge, as on the source host.
+func hostSide(u *Uplink, peer, bridge int32) []Op {
+	outer, err := parseLink(rawnl.Message{Type: unix.RTM_NEWLINK, Data: u.Link})
+	if err != nil {
+		outer = link{}
+	}
+	object := encodeLink(unix.AF_UNSPEC, peer, 0, 0, append(only(outer.attrs, unix.IFLA_LINKINFO), strAttr(unix.IFLA_IFNAME, u.Peer)))
+	set := func(attrs ...rawnl.Attr) Op {
+		return Op{Verb: "set", Kind: KindLink, Host: true, Object: object, Msg: encodeLink(unix.AF_UNSPEC, peer, 0, 0, attrs)}
+	}
+	attrs := only(outer.attrs, unix.IFLA_IFALIAS, unix.IFLA_GSO_MAX_SEGS, unix.IFLA_GSO_MAX_SIZE, unix.IFLA_GRO_MAX_SIZE,
+		iflaGSOIPv4MaxSize, iflaGROIPv4MaxSize)
+	if bridge != 0 {
+		attrs = append(attrs, u32Attr(unix.IFLA_MASTER, uint32(bridge)))
+	}
+	if mode, ok := outer.ipv6(); ok {
+		attrs = append(attrs, genMode(&outer, mode))
+	}
+	var ops []Op
+	if len(attrs) > 0 {
+		ops = append(ops, set(attrs...))
+	}
+	if port := portData(&outer); bridge != 0 && len(port) > 0 {
+		ops = append(ops, set(nest(unix.IFLA_LINKINFO, strAttr(unix.IFLA_INFO_SLAVE_KIND, outer.slave), nest(unix.IFLA_INFO_SLAVE_DATA, port...))))
+	}
+	for _, data := range u.Addresses {
+		m := rawnl.Message{Type: unix.RTM_NEWADDR, Data: data}
+		a, err := parseAddress(m)
+		if err != nil {
+			continue
+		}
+		a.index = peer
+		var extra uint32
+		if a.family == unix.AF_INET6 {
+			extra = addressNODAD
+		}
+		ops = append(ops, Op{Verb: "add", Kind: KindAddress, Host: true, Object: m, Msg: addressAdd(&a, extra)})
+	}
+	return ops
+}

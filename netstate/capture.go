@@ -1,0 +1,322 @@
+package netstate
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nsmigrate/nsmigrate/netstate/ns"
+	"github.com/nsmigrate/nsmigrate/netstate/rawnl"
+)
+
+// CaptureOptions of [Capture]. The zero value captures everything and looks for the other ends of uplinks
+// in the caller's namespace.
+type CaptureOptions struct {
+	Host *ns.NS // where uplinks end; nil is the caller's own namespace
+	// Prev is an earlier capture of the same namespace. What only a user changes (sysctls, legacy iptables,
+	// the host's side of uplinks) is taken from it; all that netlink dumps quickly is taken again.
+	Prev   *State
+	Logger *slog.Logger // nil discards
+}
+
+// dump is one request of a capture.
+type dump struct {
+	kind Kind
+	req  rawnl.Message
+	// optional dumps exist only if the kernel was built with the protocol.
+	optional bool
+}
+
+// dumps lists the requests for rtnetlink's kinds.
+func dumps() []dump {
+	get := func(typ uint16, header int, family byte) rawnl.Message {
+		m := rawnl.Message{Type: typ, Data: make([]byte, header)}
+		m.Data[0] = family
+		return m
+	}
+	links := get(unix.RTM_GETLINK, unix.SizeofIfInfomsg, unix.AF_UNSPEC)
+	links.Data = rawnl.AppendAttrs(links.Data, []rawnl.Attr{u32Attr(unix.IFLA_EXT_MASK, rtextFilterSkipStats)})
+	proxies := get(unix.RTM_GETNEIGH, sizeofNdMsg, unix.AF_UNSPEC)
+	proxies.Data[10] = unix.NTF_PROXY
+	return []dump{
+		{kind: KindLink, req: links},
+		{kind: KindAddress, req: get(unix.RTM_GETADDR, unix.SizeofIfAddrmsg, unix.AF_INET)},
+		{kind: KindAddress, req: get(unix.RTM_GETADDR, unix.SizeofIfAddrmsg, unix.AF_INET6), optional: true},
+		{kind: KindNexthop, req: get(unix.RTM_GETNEXTHOP, sizeofNhMsg, unix.AF_UNSPEC)},
+		{kind: KindRoute, req: get(unix.RTM_GETROUTE, unix.SizeofRtMsg, unix.AF_INET)},
+		{kind: KindRoute, req: get(unix.RTM_GETROUTE, unix.SizeofRtMsg, unix.AF_INET6), optional: true},
+		{kind: KindRule, req: get(unix.RTM_GETRULE, sizeofRuleHdr, unix.AF_INET)},
+		{kind: KindRule, req: get(unix.RTM_GETRULE, sizeofRuleHdr, unix.AF_INET6), optional: true},
+		{kind: KindNeigh, req: get(unix.RTM_GETNEIGH, sizeofNdMsg, unix.AF_UNSPEC)},
+		{kind: KindNeigh, req: proxies},
+		{kind: KindAddrLabel, req: get(unix.RTM_GETADDRLABEL, sizeofAddrLabel, unix.AF_INET6), optional: true},
+	}
+}
+
+// take runs one dump and keeps of its answer what has a meaning beyond the moment.
+func take(ctx context.Context, nl *rawnl.Conn, d dump) ([]rawnl.Message, error) {
+	msgs, err := nl.Dump(ctx, d.req)
+	if d.optional && (errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EAFNOSUPPORT)) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("dump %ss: %w", d.kind, err)
+	}
+	switch d.kind {
+	case KindLink:
+		for i := range msgs {
+			if len(msgs[i].Data) >= unix.SizeofIfInfomsg {
+				msgs[i] = tidyLink(msgs[i])
+			}
+		}
+	case KindRoute: // a kernel without strict checking for a family answers with all of them
+		msgs = slices.DeleteFunc(msgs, func(m rawnl.Message) bool { return len(m.Data) == 0 || m.Data[0] != d.req.Data[0] })
+	case KindNeigh:
+		msgs = slices.DeleteFunc(msgs, func(m rawnl.Message) bool {
+			n, err := parseNeigh(m)
+			return err != nil || !n.carried() || n.family() == unix.AF_BRIDGE
+		})
+	}
+	return msgs, nil
+}
+
+// Capture reads the state of a namespace. Each kind of object is dumped consistently; a dump that the kernel
+// marks as interrupted is taken again. Objects that can't be carried are in the State's Losses.
+func Capture(ctx context.Context, n *ns.NS, opts CaptureOptions) (*State, error) {
+	nl, err := rawnl.Dial(n, unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, fmt.Errorf("capture: %w", err)
+	}
+	defer nl.Close()
+	s := &State{Kernel: kernelRelease(), Messages: map[Kind][]rawnl.Message{}}
+	for _, d := range dumps() {
+		msgs, err := take(ctx, nl, d)
+		if err != nil {
+			return nil, fmt.Errorf("capture: %w", err)
+		}
+		if len(msgs) > 0 {
+			s.Messages[d.kind] = append(s.Messages[d.kind], msgs...)
+		}
+	}
+	links, err := s.links()
+	if err != nil {
+		return nil, fmt.Errorf("capture: %w", err)
+	}
+	for i := range links {
+		if loss, lost := checkLink(&links[i]); lost {
+			s.losses = append(s.losses, loss)
+		}
+	}
+	if p := opts.Prev; p != nil {
+		s.Sysctls, s.Tables, s.uplinks = p.Sysctls, p.Tables, p.uplinks
+		return s, nil
+	}
+	if s.uplinks, err = captureUplinks(ctx, nl, opts.Host, links); err != nil {
+		return nil, fmt.Errorf("capture: %w", err)
+	}
+	if s.Sysctls, err = captureSysctls(n, links); err != nil {
+		return nil, fmt.Errorf("capture: %w", err)
+	}
+	return s, nil
+}
+
+// links decodes the State's links.
+func (s *State) links() ([]link, error) {
+	links := make([]link, 0, len(s.Messages[KindLink]))
+	for i, m := range s.Messages[KindLink] {
+		l, err := parseLink(m)
+		if err != nil {
+			return nil, fmt.Errorf("link %d: %w", i, err)
+		}
+		links = append(links, l)
+	}
+	return links, nil
+}
+
+func kernelRelease() string {
+	var u unix.Utsname
+	if err := unix.Uname(&u); err != nil {
+		return "unknown"
+	}
+	return unix.ByteSliceToString(u.Release[:])
+}
+
+// headerOf returns the size of the fixed header of a kind's messages, and the one message type it holds.
+func headerOf(k Kind) (size int, typ uint16) {
+	switch k {
+	case KindLink, KindBridgeVLAN:
+		return unix.SizeofIfInfomsg, unix.RTM_NEWLINK
+	case KindAddress:
+		return unix.SizeofIfAddrmsg, unix.RTM_NEWADDR
+	case KindNexthop:
+		return sizeofNhMsg, unix.RTM_NEWNEXTHOP
+	case KindRoute:
+		return unix.SizeofRtMsg, unix.RTM_NEWROUTE
+	case KindRule:
+		return sizeofRuleHdr, unix.RTM_NEWRULE
+	case KindNeigh, KindFDB:
+		return sizeofNdMsg, unix.RTM_NEWNEIGH
+	case KindMDB:
+		return sizeofBridgePortMsg, unix.RTM_NEWMDB
+	case KindAddrLabel:
+		return sizeofAddrLabel, unix.RTM_NEWADDRLABEL
+	}
+	return 0, 0
+}
+
+// Validate checks a State that comes from a file: only messages of known types and families, with
+// well-formed headers and attributes, and nothing that would reach beyond the namespace.
+func (s *State) Validate() error {
+	for _, k := range kinds() {
+		for i, m := range s.Messages[k] {
+			if err := validateMessage(k, m); err != nil {
+				return fmt.Errorf("%w: %s %d: %w", ErrMalformed, k, i, err)
+			}
+		}
+	}
+	return s.validateRest()
+}
+
+func validateMessage(k Kind, m rawnl.Message) error {
+	size, typ := headerOf(k)
+	if size == 0 {
+		return nil
+	}
+	if m.Type != typ || m.Flags != 0 {
+		return fmt.Errorf("message of type %d with flags %#x", m.Type, m.Flags)
+	}
+	hdr, attrs, err := split(m, size)
+	if err != nil {
+		return err
+	}
+	if !slices.Contains(familiesOf(k), hdr[0]) {
+		return fmt.Errorf("address family %d", hdr[0])
+	}
+	switch k {
+	case KindLink:
+		return validateLink(m)
+	case KindAddress:
+		if _, ok := rawnl.Find(attrs, unix.IFA_TARGET_NETNSID); ok {
+			return errors.New("names another namespace")
+		}
+	case KindRoute, KindNexthop:
+		return validateEncap(attrs)
+	}
+	return nil
+}
+
+func familiesOf(k Kind) []byte {
+	switch k {
+	case KindLink:
+		return []byte{unix.AF_UNSPEC}
+	case KindBridgeVLAN, KindFDB, KindMDB:
+		return []byte{unix.AF_BRIDGE}
+	case KindAddrLabel:
+		return []byte{unix.AF_INET6}
+	case KindNexthop:
+		return []byte{unix.AF_UNSPEC, unix.AF_INET, unix.AF_INET6}
+	}
+	return []byte{unix.AF_INET, unix.AF_INET6}
+}
+
+// validateEncap refuses encapsulations whose attributes hold descriptors of this process.
+func validateEncap(attrs []rawnl.Attr) error {
+	for _, a := range attrs {
+		if (a.Kind() == unix.RTA_ENCAP_TYPE || a.Kind() == unix.NHA_ENCAP_TYPE) && len(a.Data) == 2 &&
+			binary.NativeEndian.Uint16(a.Data) == unix.LWTUNNEL_ENCAP_BPF {
+			return errors.New("BPF encapsulation")
+		}
+	}
+	return nil
+}
+
+func validateLink(m rawnl.Message) error {
+	l, err := parseLink(m)
+	if err != nil {
+		return err
+	}
+	if l.index <= 0 {
+		return fmt.Errorf("interface index %d", l.index)
+	}
+	return checkIfName(l.name)
+}
+
+// checkIfName applies the kernel's rule for interface names (dev_valid_name).
+func checkIfName(name string) error {
+	if name == "" || len(name) >= unix.IFNAMSIZ || name == "." || name == ".." {
+		return fmt.Errorf("interface name %q", name)
+	}
+	for i := range len(name) {
+		if c := name[i]; c == '/' || c == ':' || c <= ' ' {
+			return fmt.Errorf("interface name %q", name)
+		}
+	}
+	return nil
+}
+
+func (s *State) validateRest() error {
+	for _, c := range s.Sysctls {
+		if !sysctlPathValid(c.Path) {
+			return fmt.Errorf("%w: sysctl path %q", ErrMalformed, c.Path)
+		}
+	}
+	seen := map[int32]bool{}
+	names := map[string]bool{}
+	for _, m := range s.Messages[KindLink] {
+		l, err := parseLink(m)
+		if err != nil {
+			return fmt.Errorf("%w: %w", ErrMalformed, err)
+		}
+		if seen[l.index] || names[l.name] {
+			return fmt.Errorf("%w: link %d %s is there twice", ErrMalformed, l.index, l.name)
+		}
+		seen[l.index], names[l.name] = true, true
+	}
+	for i := range s.uplinks {
+		if err := s.uplinks[i].validate(); err != nil {
+			return fmt.Errorf("%w: uplink %q: %w", ErrMalformed, s.uplinks[i].Name, err)
+		}
+	}
+	return nil
+}
+
+// validate checks an uplink as [State.Validate] checks messages.
+func (u *Uplink) validate() error {
+	for _, name := range []string{u.Name, u.Peer, u.Bridge, u.Parent} {
+		if name == "" && u.Name != "" {
+			continue
+		}
+		if err := checkIfName(name); err != nil {
+			return err
+		}
+	}
+	parts := []struct {
+		kind Kind
+		list [][]byte
+	}{{KindAddress, u.Addresses}, {KindRoute, u.Routes}, {KindNeigh, u.Neighs}}
+	if u.Link != nil {
+		parts = append(parts, struct {
+			kind Kind
+			list [][]byte
+		}{KindLink, [][]byte{u.Link}})
+	}
+	for _, p := range parts {
+		_, typ := headerOf(p.kind)
+		for _, b := range p.list {
+			if err := validateMessage(p.kind, rawnl.Message{Type: typ, Data: b}); err != nil {
+				return err
+			}
+		}
+	}
+	for _, c := range u.Sysctls {
+		if !sysctlPathValid(c.Name) {
+			return fmt.Errorf("sysctl %q", c.Name)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,535 @@
+package netstate
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nsmigrate/nsmigrate/netstate/rawnl"
+)
+
+// Op is one change of a namespace. Exactly one of Msg.Data, Tun and Sysctl is set.
+type Op struct {
+	Verb   string        // "add", "set" or "delete"
+	Kind   Kind          // of the object
+	Host   bool          // the request is made in the host's namespace
+	Msg    rawnl.Message // the rtnetlink request
+	Object rawnl.Message // the object as dumped, for messages to people
+	Tun    *Tun
+	Sysctl *Sysctl
+}
+
+// Batch is a run of operations that are applied in order.
+type Batch struct {
+	Name string
+	// Settle means that the operations state the whole content of their kind: what the namespace already
+	// has is not added again, and what it has too much is deleted.
+	Settle Kind
+	Ops    []Op
+}
+
+// Site is what a Plan must know of the place where the namespace is built.
+type Site struct {
+	HostFD  int                     // descriptor of the host's namespace
+	NSFD    int                     // descriptor of the namespace that is built
+	Uplinks map[string]UplinkTarget // as in [BuildOptions], complete
+	Parents map[string]int32        // index of each parent device on the host, by name
+	Present map[string]bool         // names of the links that the fresh namespace has
+}
+
+// planner holds what the steps of a Plan share.
+type planner struct {
+	s     *State
+	site  Site
+	links []link
+	byIdx map[int32]*link
+	ups   map[int32]*Uplink // by the index of the inner link
+	msgs  map[int32]rawnl.Message
+	awake bool // links that had to sleep are up
+}
+
+// Plan orders the operations that turn a fresh namespace into the State, with every uplink mute: the host's
+// side of a veth is left down, and other uplinks are held without carrier, or down, until [Connect].
+func Plan(s *State, site Site) ([]Batch, error) {
+	p, err := newPlanner(s, site)
+	if err != nil {
+		return nil, err
+	}
+	create, err := p.create()
+	if err != nil {
+		return nil, err
+	}
+	return []Batch{
+		{Name: "sysctls", Ops: sysctlOps(s.namespaceSysctls())},
+		{Name: "links", Ops: create},
+		{Name: "link attributes", Ops: p.attributes()},
+		{Name: "device sysctls", Ops: sysctlOps(s.deviceSysctls(p.names()))},
+		{Name: "links up", Ops: p.flags()},
+		{Name: "address labels", Settle: KindAddrLabel, Ops: p.addrLabels()},
+		{Name: "addresses", Settle: KindAddress, Ops: p.addresses()},
+		{Name: "nexthops", Ops: p.nexthops()},
+		{Name: "routes", Settle: KindRoute, Ops: p.routes()},
+		{Name: "rules", Settle: KindRule, Ops: p.rules()},
+		{Name: "neighbours", Ops: p.neighbours()},
+		{Name: "final address flags", Ops: p.settled()},
+	}, nil
+}
+
+func newPlanner(s *State, site Site) (*planner, error) {
+	links, err := s.links()
+	if err != nil {
+		return nil, err
+	}
+	p := &planner{s: s, site: site, byIdx: map[int32]*link{}, ups: map[int32]*Uplink{}, msgs: map[int32]rawnl.Message{}}
+	for i := range links {
+		l := &links[i]
+		if _, lost := checkLink(l); lost && l.rule().how == replayNo {
+			continue // the user agreed to the loss
+		}
+		if l.rule().how == replayTun && !tunOf(l).persistent {
+			continue
+		}
+		if l.fallback() && !site.Present[l.name] {
+			continue // the module of its kind is not loaded here; nobody asked for the link
+		}
+		p.links = append(p.links, *l)
+		p.msgs[l.index] = s.Messages[KindLink][i]
+	}
+	for i := range p.links {
+		p.byIdx[p.links[i].index] = &p.links[i]
+	}
+	for i := range s.uplinks {
+		p.ups[s.uplinks[i].Index] = &s.uplinks[i]
+	}
+	return p, nil
+}
+
+func (p *planner) names() []string {
+	names := make([]string, len(p.links))
+	for i := range p.links {
+		names[i] = p.links[i].name
+	}
+	return names
+}
+
+func sysctlOps(list []Sysctl) []Op {
+	ops := make([]Op, len(list))
+	for i := range list {
+		ops[i] = Op{Verb: "set", Sysctl: &list[i]}
+	}
+	return ops
+}
+
+// create returns the operations that make the links, each after its lower device.
+func (p *planner) create() ([]Op, error) {
+	var ops []Op
+	done := map[int32]bool{}
+	var visit func(l *link, depth int) error
+	visit = func(l *link, depth int) error {
+		if done[l.index] {
+			return nil
+		}
+		if depth > len(p.links) {
+			return fmt.Errorf("link %s: is its own lower device", l.name)
+		}
+		if lower := p.byIdx[l.lower]; lower != nil && !l.outside && l.kind != "veth" && lower != l {
+			if err := visit(lower, depth+1); err != nil {
+				return err
+			}
+		}
+		done[l.index] = true
+		op, err := p.createOne(l, done)
+		if op != nil {
+			op.Verb, op.Kind, op.Object = "add", KindLink, p.msgs[l.index]
+			ops = append(ops, *op)
+		}
+		return err
+	}
+	for i := range p.links {
+		if err := visit(&p.links[i], 0); err != nil {
+			return nil, err
+		}
+	}
+	return ops, nil
+}
+
+// createOne returns the operation that makes a link, nil if there is nothing to do.
+func (p *planner) createOne(l *link, done map[int32]bool) (*Op, error) {
+	rule := l.rule()
+	switch rule.how {
+	case replayPresent:
+		return nil, nil
+	case replayTun:
+		t := tunOf(l)
+		return &Op{Tun: &t}, nil
+	case replayVeth:
+		return p.createVeth(l, done)
+	}
+	attrs := p.birth(l)
+	op := &Op{}
+	if l.outside {
+		// Made by the host in the new namespace: only there does IFLA_LINK mean the host's device.
+		op.Host = true
+		attrs = append(attrs, u32Attr(unix.IFLA_NET_NS_FD, uint32(p.site.NSFD)))
+		if u := p.ups[l.index]; l.lower != 0 {
+			if u == nil {
+				return nil, fmt.Errorf("link %s: no uplink is recorded for it", l.name)
+			}
+			parent := p.site.Uplinks[l.name].Parent
+			index, ok := p.site.Parents[parent]
+			if !ok {
+				return nil, fmt.Errorf("link %s: parent device %q is not on the host", l.name, parent)
+			}
+			attrs = append(attrs, u32Attr(unix.IFLA_LINK, uint32(index)))
+		}
+	} else if l.lower != 0 && l.lower != l.index {
+		attrs = append(attrs, u32Attr(unix.IFLA_LINK, uint32(l.lower)))
+	}
+	info := []rawnl.Attr{strAttr(unix.IFLA_INFO_KIND, l.kind)}
+	if data := rawnl.Without(l.data, append(rule.drop, rule.late...)...); len(data) > 0 {
+		info = append(info, nest(unix.IFLA_INFO_DATA, fixData(l.kind, data)...))
+	}
+	op.Msg = encodeLink(unix.AF_UNSPEC, l.index, 0, 0, append(attrs, nest(unix.IFLA_LINKINFO, info...)))
+	op.Msg.Flags = unix.NLM_F_CREATE | unix.NLM_F_EXCL
+	return op, nil
+}
+
+// birth returns the attributes that a link gets when it is made.
+func (p *planner) birth(l *link) []rawnl.Attr {
+	kinds := []uint16{unix.IFLA_IFNAME, unix.IFLA_MTU, unix.IFLA_TXQLEN, unix.IFLA_NUM_TX_QUEUES, unix.IFLA_NUM_RX_QUEUES, unix.IFLA_GROUP}
+	if !l.rule().noMAC && !p.derivedMAC(l) {
+		kinds = append(kinds, unix.IFLA_ADDRESS)
+	}
+	return only(l.attrs, kinds...)
+}
+
+// derivedMAC reports whether a bridge's address is that of one of its ports. Such a bridge follows its
+// ports; setting the address would pin it.
+func (p *planner) derivedMAC(l *link) bool {
+	return l.kind == "bridge" && slices.ContainsFunc(p.links, func(port link) bool {
+		return port.master == l.index && bytes.Equal(port.mac(), l.mac())
+	})
+}
+
+func (p *planner) createVeth(l *link, done map[int32]bool) (*Op, error) {
+	var peer []rawnl.Attr
+	var index int32
+	u := p.ups[l.index]
+	switch other := p.byIdx[l.lower]; {
+	case !l.outside && other != nil && other.kind == "veth" && other != l:
+		if done[other.index] {
+			return nil, nil // made as the peer of the other
+		}
+		done[other.index] = true
+		index, peer = other.index, p.birth(other)
+	case l.outside && u != nil:
+		peer = p.uplinkPeer(u)
+	default:
+		return nil, fmt.Errorf("link %s: veth without a peer", l.name)
+	}
+	head := make([]byte, unix.SizeofIfInfomsg)
+	binary.NativeEndian.PutUint32(head[4:], uint32(index))
+	attrs := append(p.birth(l), nest(unix.IFLA_LINKINFO,
+		strAttr(unix.IFLA_INFO_KIND, l.kind),
+		nest(unix.IFLA_INFO_DATA, rawnl.Attr{Type: vethInfoPeer | unix.NLA_F_NESTED, Data: rawnl.AppendAttrs(head, peer)})))
+	op := &Op{Msg: encodeLink(unix.AF_UNSPEC, l.index, 0, 0, attrs)}
+	op.Msg.Flags = unix.NLM_F_CREATE | unix.NLM_F_EXCL
+	return op, nil
+}
+
+// uplinkPeer returns the attributes of the host's end of a veth uplink, which is born there.
+func (p *planner) uplinkPeer(u *Uplink) []rawnl.Attr {
+	var attrs []rawnl.Attr
+	if outer, err := parseLink(rawnl.Message{Type: unix.RTM_NEWLINK, Data: u.Link}); err == nil {
+		attrs = only(outer.attrs, unix.IFLA_MTU, unix.IFLA_TXQLEN, unix.IFLA_NUM_TX_QUEUES, unix.IFLA_NUM_RX_QUEUES,
+			unix.IFLA_GROUP, unix.IFLA_ADDRESS)
+	}
+	return append(attrs, strAttr(unix.IFLA_IFNAME, p.site.Uplinks[u.Name].Peer),
+		u32Attr(unix.IFLA_NET_NS_FD, uint32(p.site.HostFD)))
+}
+
+// attributes returns what is set on links when all of them exist.
+func (p *planner) attributes() []Op {
+	var ops []Op
+	set := func(l *link, attrs ...rawnl.Attr) {
+		if len(attrs) > 0 {
+			ops = append(ops, Op{Verb: "set", Kind: KindLink, Object: p.msgs[l.index], Msg: encodeLink(unix.AF_UNSPEC, l.index, 0, 0, attrs)})
+		}
+	}
+	for i := range p.links {
+		l := &p.links[i]
+		attrs := only(l.attrs, unix.IFLA_IFALIAS, unix.IFLA_GSO_MAX_SEGS, unix.IFLA_GSO_MAX_SIZE, unix.IFLA_GRO_MAX_SIZE,
+			iflaGSOIPv4MaxSize, iflaGROIPv4MaxSize, unix.IFLA_LINKMODE)
+		if how := l.rule().how; how == replayPresent || how == replayTun {
+			attrs = append(attrs, only(l.attrs, unix.IFLA_MTU, unix.IFLA_TXQLEN, unix.IFLA_GROUP)...)
+			if how == replayTun && len(l.mac()) > 0 {
+				attrs = append(attrs, only(l.attrs, unix.IFLA_ADDRESS)...)
+			}
+		}
+		if l.master != 0 && p.byIdx[l.master] != nil {
+			attrs = append(attrs, u32Attr(unix.IFLA_MASTER, uint32(l.master)))
+		}
+		if _, ok := l.ipv6(); ok {
+			// No address may appear by itself while the namespace is built.
+			attrs = append(attrs, genMode(l, inet6AddrGenModeNone))
+		}
+		if p.held(l) {
+			attrs = append(attrs, rawnl.Attr{Type: unix.IFLA_PROTO_DOWN, Data: []byte{1}})
+		} else if l.protoDown() {
+			attrs = append(attrs, rawnl.Attr{Type: unix.IFLA_PROTO_DOWN, Data: []byte{1}})
+		}
+		set(l, attrs...)
+		if b := l.attr(unix.IFLA_PROP_LIST); b != nil {
+			m := encodeLink(unix.AF_UNSPEC, l.index, 0, 0, []rawnl.Attr{{Type: unix.IFLA_PROP_LIST | unix.NLA_F_NESTED, Data: b}})
+			m.Type, m.Flags = unix.RTM_NEWLINKPROP, unix.NLM_F_CREATE|unix.NLM_F_EXCL|unix.NLM_F_APPEND
+			ops = append(ops, Op{Verb: "set", Kind: KindLink, Object: p.msgs[l.index], Msg: m})
+		}
+	}
+	for i := range p.links { // the kernel accepts a port's attributes only when it has its master
+		l := &p.links[i]
+		if port := portData(l); len(port) > 0 && p.byIdx[l.master] != nil {
+			set(l, nest(unix.IFLA_LINKINFO, strAttr(unix.IFLA_INFO_SLAVE_KIND, l.slave), nest(unix.IFLA_INFO_SLAVE_DATA, port...)))
+		}
+	}
+	for i := range p.links { // what depends on the ports that a master has
+		l := &p.links[i]
+		if l.rule().how != replayData {
+			continue
+		}
+		if slices.ContainsFunc(p.links, func(port link) bool { return port.master == l.index }) {
+			set(l, only(l.attrs, unix.IFLA_MTU)...)
+		}
+		if late := only(l.data, l.rule().late...); len(late) > 0 {
+			set(l, nest(unix.IFLA_LINKINFO, strAttr(unix.IFLA_INFO_KIND, l.kind), nest(unix.IFLA_INFO_DATA, late...)))
+		}
+	}
+	return ops
+}
+
+// genMode sets a link's IPv6 address generation mode.
+func genMode(l *link, mode uint8) rawnl.Attr {
+	inet6 := []rawnl.Attr{{Type: unix.IFLA_INET6_ADDR_GEN_MODE, Data: []byte{mode}}}
+	if token, ok := rawnl.Find(l.afSpec(unix.AF_INET6), unix.IFLA_INET6_TOKEN); ok && slices.ContainsFunc(token, func(b byte) bool { return b != 0 }) {
+		inet6 = append(inet6, rawnl.Attr{Type: unix.IFLA_INET6_TOKEN, Data: token})
+	}
+	return nest(unix.IFLA_AF_SPEC, nest(unix.AF_INET6, inet6...))
+}
+
+// held reports whether a link is up, hangs on a device outside, and is kept without carrier until Connect.
+func (p *planner) held(l *link) bool {
+	return l.outside && l.kind != "veth" && l.rule().hold
+}
+
+// asleep reports whether a link hangs on a device outside and can only be kept mute by being down.
+func (p *planner) asleep(l *link) bool {
+	return l != nil && !p.awake && l.outside && l.kind != "veth" && !l.rule().hold
+}
+
+// flags returns the operations that set the flags of links, up last of all.
+func (p *planner) flags() []Op {
+	var ops []Op
+	for i := range p.links {
+		l := &p.links[i]
+		flags := l.flags & settableFlags
+		if p.asleep(l) {
+			flags &^= iffUp
+		}
+		ops = append(ops, Op{Verb: "set", Kind: KindLink, Object: p.msgs[l.index], Msg: encodeLink(unix.AF_UNSPEC, l.index, flags, settableFlags, nil)})
+	}
+	return ops
+}
+
+func (p *planner) addrLabels() []Op {
+	var ops []Op
+	for _, m := range p.s.Messages[KindAddrLabel] {
+		ops = append(ops, Op{Verb: "add", Kind: KindAddrLabel, Object: m, Msg: addrLabelAdd(m)})
+	}
+	return ops
+}
+
+// addresses returns the addresses so that they are listed in the dumped order again: IPv4 appends, IPv6
+// inserts before the addresses of the same scope.
+func (p *planner) addresses() []Op {
+	var v4, v6 []Op
+	for _, m := range p.s.Messages[KindAddress] {
+		a, err := parseAddress(m)
+		if err != nil || p.byIdx[a.index] == nil {
+			continue
+		}
+		if a.family == unix.AF_INET6 {
+			v6 = append(v6, Op{Verb: "add", Kind: KindAddress, Object: m, Msg: addressAdd(&a, addressNODAD)})
+		} else {
+			v4 = append(v4, Op{Verb: "add", Kind: KindAddress, Object: m, Msg: addressAdd(&a, 0)})
+		}
+	}
+	slices.Reverse(v6)
+	return append(v4, v6...)
+}
+
+func (p *planner) nexthops() []Op {
+	var singles, groups []Op
+	for _, m := range p.s.Messages[KindNexthop] {
+		op := Op{Verb: "add", Kind: KindNexthop, Object: m, Msg: nexthopAdd(m)}
+		if isGroup(m) {
+			groups = append(groups, op)
+		} else {
+			singles = append(singles, op)
+		}
+	}
+	return append(singles, groups...)
+}
+
+func (p *planner) routes() []Op {
+	type entry struct {
+		r  routeMsg
+		op Op
+	}
+	var list []entry
+	for _, m := range p.s.Messages[KindRoute] {
+		r, err := parseRoute(m)
+		if err != nil || p.sleeps(&r) {
+			continue
+		}
+		list = append(list, entry{r, Op{Verb: "add", Kind: KindRoute, Object: m, Msg: routeAdd(&r)}})
+	}
+	slices.SortStableFunc(list, func(a, b entry) int { return routeOrder(&a.r, &b.r) })
+	ops := make([]Op, len(list))
+	for i := range list {
+		ops[i] = list[i].op
+	}
+	return ops
+}
+
+// sleeps reports whether a route goes through a link that is down until Connect.
+func (p *planner) sleeps(r *routeMsg) bool {
+	for i := range p.links {
+		if p.asleep(&p.links[i]) && r.uses(p.links[i].index) {
+			return true
+		}
+	}
+	return false
+}
+
+func (p *planner) rules() []Op {
+	var ops []Op
+	for _, m := range p.s.Messages[KindRule] {
+		ops = append(ops, Op{Verb: "add", Kind: KindRule, Object: m, Msg: ruleAdd(m)})
+	}
+	return ops
+}
+
+// neighbours returns the neighbour entries. A learned entry for the bridge that the host had its side of an
+// uplink in is left out: on another host that address belongs to another bridge.
+func (p *planner) neighbours() []Op {
+	var ops []Op
+	for _, m := range p.s.Messages[KindNeigh] {
+		n, err := parseNeigh(m)
+		if err != nil || p.byIdx[n.index()] == nil || p.asleep(p.byIdx[n.index()]) {
+			continue
+		}
+		if u := p.ups[n.index()]; u != nil && !n.permanent() && !n.proxy() && u.BridgeMAC != "" &&
+			bytes.Equal(n.lladdr(), hardwareAddr(u.BridgeMAC)) {
+			continue
+		}
+		ops = append(ops, Op{Verb: "add", Kind: KindNeigh, Object: m, Msg: neighAdd(m)})
+	}
+	return ops
+}
+
+// settled returns the operations that end the special treatment of IPv6 during the build.
+func (p *planner) settled() []Op {
+	var ops []Op
+	for _, m := range p.s.Messages[KindAddress] {
+		a, err := parseAddress(m)
+		if err == nil && a.family == unix.AF_INET6 && a.flags&unix.IFA_F_NODAD == 0 && p.byIdx[a.index] != nil && !p.byIdx[a.index].loopback() {
+			ops = append(ops, Op{Verb: "set", Kind: KindAddress, Object: m, Msg: addressSettle(&a)})
+		}
+	}
+	for i := range p.links {
+		l := &p.links[i]
+		if mode, ok := l.ipv6(); ok && mode != inet6AddrGenModeNone {
+			ops = append(ops, Op{Verb: "set", Kind: KindLink, Object: p.msgs[l.index], Msg: encodeLink(unix.AF_UNSPEC, l.index, 0, 0, []rawnl.Attr{genMode(l, mode)})})
+		}
+	}
+	return ops
+}
+
+// settle compares what a namespace has of a kind with what a batch adds: it returns the operations that are
+// still needed, deletions first.
+func settle(kind Kind, have []rawnl.Message, want []Op) []Op {
+	wanted := make(map[string]int, len(want))
+	for _, op := range want {
+		wanted[string(normalize(kind, op.Object).Data)]++
+	}
+	present := map[string]int{}
+	var ops []Op
+	for _, m := range have {
+		key := string(normalize(kind, m).Data)
+		if wanted[key] > 0 {
+			wanted[key]--
+			present[key]++
+			continue
+		}
+		if del, ok := deletion(kind, m); ok {
+			ops = append(ops, Op{Verb: "delete", Kind: kind, Object: m, Msg: del})
+		}
+	}
+	for _, op := range want {
+		key := string(normalize(kind, op.Object).Data)
+		if present[key] > 0 {
+			present[key]--
+			continue
+		}
+		if kind == KindRoute {
+			if r, err := parseRoute(op.Object); err == nil && r.kernelMade() {
+				continue // it comes with its address; some come a moment later
+			}
+		}
+		ops = append(ops, op)
+	}
+	return ops
+}
+
+// deletion returns the request that deletes an object; false if it is none of ours to delete.
+func deletion(kind Kind, m rawnl.Message) (rawnl.Message, bool) {
+	switch kind {
+	case KindAddress:
+		a, err := parseAddress(m)
+		return addressDelete(&a), err == nil
+	case KindRoute:
+		r, err := parseRoute(m)
+		return routeDelete(&r), err == nil
+	case KindRule:
+		return ruleDelete(m), true
+	case KindAddrLabel:
+		return addrLabelDelete(m), true
+	case KindNeigh:
+		return neighDelete(m), true
+	}
+	return rawnl.Message{}, false
+}
+
+// normalize removes from a dumped object what changes without anybody setting it. Each kind's function says
+// what and why.
+func normalize(kind Kind, m rawnl.Message) rawnl.Message {
+	switch kind {
+	case KindLink:
+		return normalizeLink(m)
+	case KindAddress:
+		return normalizeAddress(m)
+	case KindRoute:
+		return normalizeRoute(m)
+	case KindRule:
+		return normalizeRule(m)
+	case KindNexthop:
+		return normalizeNexthop(m)
+	case KindNeigh:
+		return normalizeNeigh(m)
+	case KindAddrLabel:
+		return normalizeAddrLabel(m)
+	}
+	return m
+}

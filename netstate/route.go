@@ -1,0 +1,172 @@
+package netstate
+
+import (
+	"encoding/binary"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nsmigrate/nsmigrate/netstate/rawnl"
+)
+
+// routeMsg is a decoded RTM_NEWROUTE message. Its slices alias the message.
+type routeMsg struct {
+	hdr   [unix.SizeofRtMsg]byte // family, dst_len, src_len, tos, table, protocol, scope, type, flags
+	attrs []rawnl.Attr
+}
+
+func parseRoute(m rawnl.Message) (routeMsg, error) {
+	if len(m.Data) < unix.SizeofRtMsg {
+		return routeMsg{}, errShort
+	}
+	attrs, err := rawnl.ParseAttrs(m.Data[unix.SizeofRtMsg:])
+	if err != nil {
+		return routeMsg{}, err
+	}
+	return routeMsg{hdr: [unix.SizeofRtMsg]byte(m.Data), attrs: attrs}, nil
+}
+
+func (r *routeMsg) family() uint8   { return r.hdr[0] }
+func (r *routeMsg) protocol() uint8 { return r.hdr[5] }
+func (r *routeMsg) scope() uint8    { return r.hdr[6] }
+func (r *routeMsg) typ() uint8      { return r.hdr[7] }
+
+func (r *routeMsg) table() uint32 {
+	if b, ok := rawnl.Find(r.attrs, unix.RTA_TABLE); ok {
+		return rawnl.Uint32(b)
+	}
+	return uint32(r.hdr[4])
+}
+
+func (r *routeMsg) has(kind uint16) bool {
+	_, ok := rawnl.Find(r.attrs, kind)
+	return ok
+}
+
+// gatewayed reports whether the route needs another route that reaches its gateway.
+func (r *routeMsg) gatewayed() bool {
+	return r.has(unix.RTA_GATEWAY) || r.has(unix.RTA_VIA) || r.has(unix.RTA_MULTIPATH) || r.has(rtaNHID)
+}
+
+// kernelMade reports whether the route belongs to an address or a link and comes and goes with it: entries
+// of table local, and the broadcast, anycast and multicast routes beside them.
+func (r *routeMsg) kernelMade() bool {
+	return r.protocol() == unix.RTPROT_KERNEL && r.typ() != unix.RTN_UNICAST
+}
+
+// uses reports whether a nexthop of the route is the device.
+func (r *routeMsg) uses(index int32) bool {
+	if b, ok := rawnl.Find(r.attrs, unix.RTA_OIF); ok && int32(rawnl.Uint32(b)) == index {
+		return true
+	}
+	b, _ := rawnl.Find(r.attrs, unix.RTA_MULTIPATH)
+	for len(b) >= unix.SizeofRtNexthop {
+		n := int(binary.NativeEndian.Uint16(b))
+		if n < unix.SizeofRtNexthop || n > len(b) {
+			return false
+		}
+		if int32(binary.NativeEndian.Uint32(b[4:])) == index {
+			return true
+		}
+		b = b[min(rawnl.Align(n), len(b)):]
+	}
+	return false
+}
+
+func (r *routeMsg) encode(typ uint16, attrs []rawnl.Attr) rawnl.Message {
+	return rawnl.Message{Type: typ, Data: rawnl.AppendAttrs(slices.Clone(r.hdr[:]), attrs)}
+}
+
+// routeInput turns a dumped route into the form in which a request states it.
+func routeInput(r *routeMsg) routeMsg {
+	in := *r
+	// Of the flags only onlink is set by users; linkdown, offload and the like are the kernel's findings.
+	flags := binary.NativeEndian.Uint32(r.hdr[8:])
+	binary.NativeEndian.PutUint32(in.hdr[8:], flags&(unix.RTNH_F_ONLINK|unix.RTNH_F_PERVASIVE))
+	in.attrs = rawnl.Without(r.attrs, unix.RTA_CACHEINFO, unix.RTA_EXPIRES, unix.RTA_IIF, unix.RTA_UID)
+	if r.has(rtaNHID) {
+		// With net.ipv4.nexthop_compat_mode the dump states the nexthop's contents as well.
+		in.attrs = rawnl.Without(in.attrs, unix.RTA_OIF, unix.RTA_GATEWAY, unix.RTA_VIA, unix.RTA_MULTIPATH,
+			unix.RTA_ENCAP, unix.RTA_ENCAP_TYPE, unix.RTA_FLOW)
+		binary.NativeEndian.PutUint32(in.hdr[8:], 0)
+	}
+	for i, a := range in.attrs {
+		if a.Kind() == unix.RTA_MULTIPATH {
+			in.attrs[i].Data = cleanNexthops(a.Data)
+		}
+	}
+	return in
+}
+
+// cleanNexthops keeps the onlink flag alone in each struct rtnexthop of a multipath route.
+func cleanNexthops(b []byte) []byte {
+	b = slices.Clone(b)
+	for rest := b; len(rest) >= unix.SizeofRtNexthop; {
+		n := int(binary.NativeEndian.Uint16(rest))
+		if n < unix.SizeofRtNexthop || n > len(rest) {
+			break
+		}
+		rest[2] &= unix.RTNH_F_ONLINK | unix.RTNH_F_PERVASIVE
+		rest = rest[min(rawnl.Align(n), len(rest)):]
+	}
+	return b
+}
+
+// userHZ is the unit of rta_cacheinfo on every architecture that Go supports.
+const userHZ = 100
+
+// expires returns the remaining lifetime of a route in seconds, 0 if it has none.
+func (r *routeMsg) expires() uint32 {
+	b, _ := rawnl.Find(r.attrs, unix.RTA_CACHEINFO)
+	if len(b) < sizeofRtaCacheinfo || r.family() != unix.AF_INET6 {
+		return 0
+	}
+	left := int32(binary.NativeEndian.Uint32(b[8:])) // struct rta_cacheinfo: clntref, lastuse, expires
+	if left <= 0 {
+		return 0
+	}
+	return uint32(left)/userHZ + 1
+}
+
+func routeAdd(r *routeMsg) rawnl.Message {
+	in := routeInput(r)
+	if left := r.expires(); left > 0 {
+		in.attrs = append(in.attrs, u32Attr(unix.RTA_EXPIRES, left))
+	}
+	m := in.encode(unix.RTM_NEWROUTE, in.attrs)
+	m.Flags = unix.NLM_F_CREATE | unix.NLM_F_APPEND
+	return m
+}
+
+func routeDelete(r *routeMsg) rawnl.Message {
+	in := routeInput(r)
+	return in.encode(unix.RTM_DELROUTE, rawnl.Without(in.attrs, unix.RTA_PREF))
+}
+
+// normalizeRoute brings a dumped route into the form of a request; that it expires is kept, when is not.
+func normalizeRoute(m rawnl.Message) rawnl.Message {
+	r, err := parseRoute(m)
+	if err != nil {
+		return m
+	}
+	in := routeInput(&r)
+	if r.expires() > 0 {
+		in.attrs = append(in.attrs, u32Attr(unix.RTA_EXPIRES, 0))
+	}
+	return in.encode(unix.RTM_NEWROUTE, in.attrs)
+}
+
+// routeOrder ranks routes so that what a gateway is reached by comes before what goes through it: IPv4
+// checks gateways against routes of a narrower scope, which has the larger number; in IPv6 all scopes are 0.
+func routeOrder(a, b *routeMsg) int {
+	if c := int(b.scope()) - int(a.scope()); c != 0 {
+		return c
+	}
+	rank := func(r *routeMsg) int {
+		if r.gatewayed() {
+			return 1
+		}
+		return 0
+	}
+	return rank(a) - rank(b)
+}

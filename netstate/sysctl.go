@@ -1,0 +1,359 @@
+package netstate
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nsmigrate/nsmigrate/netstate/ns"
+	"github.com/nsmigrate/nsmigrate/netstate/rawnl"
+)
+
+// sysctlRoot shows the sysctls of the network namespace of the thread that looks.
+const sysctlRoot = "/proc/sys/net"
+
+// Sysctl is one kernel parameter of the namespace.
+//
+// A State holds every parameter that is not a device's. Of each device's it holds those that differ from
+// the parameter of the same name for "default", from which a new device takes its values. The kernel has no
+// neigh/default outside the initial namespace: a State's entries of that name are what a fresh namespace
+// gives to its devices.
+type Sysctl struct {
+	Path  string `json:"path"` // below /proc/sys/net, e.g. "ipv4/conf/eth0/rp_filter"
+	Value string `json:"value"`
+	Fresh bool   `json:"fresh,omitempty"` // a fresh namespace on the same host has this value too
+}
+
+// perDevice are the directories with one subdirectory per device.
+func perDevice() []string {
+	return []string{"ipv4/conf", "ipv4/neigh", "ipv6/conf", "ipv6/neigh"}
+}
+
+// sysctlDevice returns the device that a parameter belongs to, or "" if it is the namespace's own.
+func sysctlDevice(p string) string {
+	for _, dir := range perDevice() {
+		if rest, ok := strings.CutPrefix(p, dir+"/"); ok {
+			dev, _, _ := strings.Cut(rest, "/")
+			if dev == "all" || dev == "default" {
+				return ""
+			}
+			return dev
+		}
+	}
+	return ""
+}
+
+// sysctlCarried tells settings from what has the form of one.
+func sysctlCarried(p string) bool {
+	switch path.Base(p) {
+	case "flush", // an action
+		"nf_conntrack_count", "nf_conntrack_buckets", // a counter; the size of a table that all namespaces share
+		"mc_forwarding",                          // says whether a multicast routing daemon is running
+		"ip_forward",                             // ipv4/conf/all/forwarding under another name
+		"unres_qlen",                             // unres_qlen_bytes in packets
+		"base_reachable_time", "gc_min_interval", // ..._ms in a coarser unit
+		"retrans_time":
+		return false
+	case "addr_gen_mode":
+		return sysctlDevice(p) == "" // a device's is part of its link
+	}
+	return true
+}
+
+// sysctlFile is one parameter as read.
+type sysctlFile struct{ path, value string }
+
+// sysctlReader reads parameters in the namespace of its thread.
+type sysctlReader struct {
+	buf   []byte
+	names map[string][]string // file names of a per-device directory, which are the same for all devices
+}
+
+func newSysctlReader() *sysctlReader {
+	return &sysctlReader{buf: make([]byte, 64<<10), names: map[string][]string{}}
+}
+
+// read returns a parameter's value. A parameter that can't be read at the moment (stable_secret before it
+// is set) or has no reading (flush) is not there.
+func (r *sysctlReader) read(p string) (string, bool) {
+	fd, err := unix.Open(sysctlRoot+"/"+p, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return "", false
+	}
+	defer unix.Close(fd)
+	n, err := unix.Read(fd, r.buf)
+	if err != nil || n < 0 {
+		return "", false
+	}
+	return strings.TrimSuffix(string(r.buf[:n]), "\n"), true
+}
+
+// namespace reads what is not a device's, with "all" and "default".
+func (r *sysctlReader) namespace() ([]sysctlFile, error) {
+	var files []sysctlFile
+	var walk func(dir string) error
+	walk = func(dir string) error {
+		entries, err := os.ReadDir(path.Join(sysctlRoot, dir))
+		if err != nil {
+			return fmt.Errorf("list sysctls: %w", err)
+		}
+		for _, e := range entries {
+			p := path.Join(dir, e.Name())
+			switch {
+			case e.IsDir() && sysctlDevice(p) != "":
+			case e.IsDir():
+				if err := walk(p); err != nil {
+					return err
+				}
+			case sysctlCarried(p):
+				if v, ok := r.read(p); ok {
+					files = append(files, sysctlFile{p, v})
+				}
+			}
+		}
+		return nil
+	}
+	err := walk("")
+	return files, err
+}
+
+// device reads one device's parameters.
+func (r *sysctlReader) device(dev string) []sysctlFile {
+	var files []sysctlFile
+	for _, dir := range perDevice() {
+		names, ok := r.names[dir]
+		if !ok {
+			entries, err := os.ReadDir(path.Join(sysctlRoot, dir, dev))
+			if err != nil {
+				continue // the device takes no part in this protocol
+			}
+			for _, e := range entries {
+				if sysctlCarried(path.Join(dir, dev, e.Name())) {
+					names = append(names, e.Name())
+				}
+			}
+			r.names[dir] = names
+		}
+		for _, name := range names {
+			p := dir + "/" + dev + "/" + name
+			if v, ok := r.read(p); ok {
+				files = append(files, sysctlFile{p, v})
+			}
+		}
+	}
+	return files
+}
+
+// isLinkMTU tells a device's IPv6 MTU, which starts as the link's and not as default's.
+func isLinkMTU(p string) bool {
+	return strings.HasPrefix(p, "ipv6/conf/") && path.Base(p) == "mtu" && sysctlDevice(p) != ""
+}
+
+// defaultOf returns the path of the parameter from which a new device's one starts.
+func defaultOf(p, dev string) string {
+	return strings.Replace(p, "/"+dev+"/", "/default/", 1)
+}
+
+// captureSysctls reads the parameters of a namespace and of its devices.
+//
+// The IPv6 MTU of a device that equals its link's is left out: it follows from the link.
+func captureSysctls(n *ns.NS, links []link) ([]Sysctl, error) {
+	fresh, err := freshSysctls()
+	if err != nil {
+		return nil, err
+	}
+	var all []Sysctl
+	defaults := map[string]string{}
+	err = n.Do(func() error {
+		r := newSysctlReader()
+		files, err := r.namespace()
+		if err != nil {
+			return err
+		}
+		for _, f := range files {
+			v, ok := fresh[f.path]
+			all = append(all, Sysctl{Path: f.path, Value: f.value, Fresh: ok && v == f.value})
+			defaults[f.path] = f.value
+		}
+		for p, v := range fresh {
+			if _, ok := defaults[p]; !ok && strings.Contains(p, "/neigh/default/") {
+				all = append(all, Sysctl{Path: p, Value: v, Fresh: true})
+				defaults[p] = v
+			}
+		}
+		for i := range links {
+			dev := links[i].name
+			mtu := strconv.FormatUint(uint64(rawnl.Uint32(links[i].attr(unix.IFLA_MTU))), 10)
+			for _, f := range r.device(dev) {
+				if v, ok := defaults[defaultOf(f.path, dev)]; ok && v == f.value {
+					continue
+				}
+				if isLinkMTU(f.path) && f.value == mtu {
+					continue
+				}
+				all = append(all, Sysctl{Path: f.path, Value: f.value, Fresh: dev == "lo" && fresh[f.path] == f.value})
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("capture sysctls: %w", err)
+	}
+	slices.SortFunc(all, func(a, b Sysctl) int { return strings.Compare(a.Path, b.Path) })
+	return all, nil
+}
+
+// freshSysctls returns the parameters of a namespace that was just made: several are inherited from the
+// initial namespace, so they differ from host to host and from day to day.
+func freshSysctls() (map[string]string, error) {
+	n, err := ns.Create()
+	if err != nil {
+		return nil, fmt.Errorf("compare with a fresh namespace: %w", err)
+	}
+	defer n.Close()
+	values := map[string]string{}
+	err = n.Do(func() error {
+		r := newSysctlReader()
+		files, err := r.namespace()
+		if err != nil {
+			return err
+		}
+		for _, f := range append(files, r.device("lo")...) {
+			values[f.path] = f.value
+			if strings.Contains(f.path, "/neigh/lo/") {
+				values[defaultOf(f.path, "lo")] = f.value
+			}
+		}
+		return nil
+	})
+	return values, err
+}
+
+// sysctlRank orders writes: a parameter comes after those whose writing changes it.
+func sysctlRank(p string) int {
+	switch path.Base(p) {
+	case "forwarding", "disable_ipv6":
+		return 0 // forwarding resets accept_redirects and others; disable_ipv6 resets mtu
+	case "accept_redirects", "mtu":
+		return 2
+	}
+	return 1
+}
+
+// sysctlGroup orders the writes of a namespace: "all" changes the devices and "default" along with it.
+func sysctlGroup(p string) int {
+	switch {
+	case strings.Contains(p, "/conf/all/"):
+		return 0
+	case strings.Contains(p, "/conf/default/"):
+		return 1
+	case sysctlDevice(p) == "":
+		return 2
+	}
+	return 3
+}
+
+func sortSysctls(list []Sysctl) {
+	slices.SortStableFunc(list, func(a, b Sysctl) int {
+		if c := sysctlGroup(a.Path) - sysctlGroup(b.Path); c != 0 {
+			return c
+		}
+		return sysctlRank(a.Path) - sysctlRank(b.Path)
+	})
+}
+
+// namespaceSysctls returns the writes that are not a device's, in order.
+func (s *State) namespaceSysctls() []Sysctl {
+	var list []Sysctl
+	for _, c := range s.Sysctls {
+		if sysctlDevice(c.Path) == "" && !strings.Contains(c.Path, "/neigh/default/") {
+			list = append(list, c)
+		}
+	}
+	sortSysctls(list)
+	return list
+}
+
+// deviceSysctls returns the writes for devices, in order: for each device its own values, and for the rest
+// what new devices of the source started with.
+func (s *State) deviceSysctls(devices []string) []Sysctl {
+	defaults := map[string][]Sysctl{}
+	own := map[string]bool{}
+	var list []Sysctl
+	for _, c := range s.Sysctls {
+		for _, dir := range perDevice() {
+			as := strings.Replace(c.Path, "/default/", "/x/", 1)
+			if strings.HasPrefix(c.Path, dir+"/default/") && sysctlCarried(as) && !isLinkMTU(as) {
+				defaults[dir] = append(defaults[dir], c)
+			}
+		}
+		if dev := sysctlDevice(c.Path); dev != "" && slices.Contains(devices, dev) {
+			own[c.Path] = true
+			list = append(list, c)
+		}
+	}
+	for _, dev := range devices {
+		for _, dir := range perDevice() {
+			for _, c := range defaults[dir] {
+				p := dir + "/" + dev + "/" + path.Base(c.Path)
+				if !own[p] {
+					list = append(list, Sysctl{Path: p, Value: c.Value, Fresh: true})
+				}
+			}
+		}
+	}
+	sortSysctls(list)
+	return list
+}
+
+// writeSysctls sets those parameters that have another value, in the namespace of the calling thread. It
+// returns those that can't be set yet, because the parameter does not exist or another one bounds it.
+func writeSysctls(list []Sysctl) (later []Sysctl) {
+	r := newSysctlReader()
+	for _, c := range list {
+		have, ok := r.read(c.Path)
+		if ok && have == c.Value {
+			continue
+		}
+		if err := writeSysctl(c.Path, c.Value); err != nil {
+			switch {
+			case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM), errors.Is(err, unix.EROFS):
+				// The namespace can't set it, so the source's value was not its own choice.
+			case c.Fresh:
+				// It was the source host's choice; this host can't do the same.
+			default:
+				later = append(later, c)
+			}
+		}
+	}
+	return later
+}
+
+func writeSysctl(p, value string) error {
+	fd, err := unix.Open(sysctlRoot+"/"+p, unix.O_WRONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("set sysctl %s: %w", sysctlName(p), err)
+	}
+	defer unix.Close(fd)
+	if _, err := unix.Write(fd, []byte(value)); err != nil {
+		return fmt.Errorf("set sysctl %s=%s: %w", sysctlName(p), value, err)
+	}
+	return nil
+}
+
+// sysctlName writes a path as sysctl(8) does, with dots of device names as slashes.
+func sysctlName(p string) string {
+	return "net." + strings.NewReplacer("/", ".", ".", "/").Replace(p)
+}
+
+// sysctlPathValid accepts clean relative paths of at least two elements.
+func sysctlPathValid(p string) bool {
+	return strings.Contains(p, "/") && path.Clean(p) == p && !path.IsAbs(p) && !strings.HasPrefix(p, "../") &&
+		!strings.ContainsRune(p, 0)
+}

@@ -1,0 +1,88 @@
+package netstate
+
+// Constants of the kernel's uapi headers that golang.org/x/sys/unix lacks.
+const (
+	vethInfoPeer      = 1 // linux/veth.h
+	macvlanMacaddrSet = 3 // linux/if_link.h MACVLAN_MACADDR_SET
+
+	rtextFilterBRVlan    = 1 << 1 // linux/rtnetlink.h RTEXT_FILTER_*
+	rtextFilterSkipStats = 1 << 3
+
+	ifaProto = 11 // linux/if_addr.h
+
+	rtaNHID            = 30 // linux/rtnetlink.h
+	sizeofRtaCacheinfo = 32
+
+	rtmFOffload       = 0x4000 // linux/rtnetlink.h RTM_F_*
+	rtmFTrap          = 0x8000
+	rtmFOffloadFailed = 0x20000000
+
+	nhaFDB      = 11 // linux/nexthop.h
+	nhaResGroup = 12
+
+	nhaResGroupUnbalancedTime = 4
+
+	ndaProtocol    = 12 // linux/neighbour.h
+	ndaNHID        = 13
+	ndaFDBExtAttrs = 14
+	ndaFlagsExt    = 15
+
+	ntfSticky = 1 << 6
+
+	fibRulePermanent = 1 // linux/fib_rules.h
+	fibRuleInvert    = 2
+	fibRuleFindSaddr = 0x10000
+
+	iflaDPLLPin           = 65 // linux/if_link.h
+	iflaMaxPacingHorizon  = 66
+	iflaNetnsImmutable    = 67
+	iflaHeadroom          = 68
+	iflaTailroom          = 69
+	iflaDevlinkPort       = 62
+	iflaGSOIPv4MaxSize    = 63
+	iflaGROIPv4MaxSize    = 64
+	inet6AddrGenModeEUI64 = 0 // enum in6_addr_gen_mode
+	inet6AddrGenModeNone  = 1
+
+	mdbaMDB               = 1 // linux/if_bridge.h
+	mdbaMDBEntry          = 1
+	mdbaMDBEntryInfo      = 1
+	mdbaSetEntry          = 1
+	mdbaSetEntryAttrs     = 2
+	mdbPermanent          = 1
+	bridgeFlagsSelf       = 2 // BRIDGE_FLAGS_SELF
+	iflaBridgeFlags       = 0
+	iflaBridgeVlanInfo    = 2
+	iflaBridgeVlanTunnel  = 3
+	sizeofBridgePortMsg   = 8  // struct br_port_msg
+	sizeofBridgeMDBEntry  = 28 // struct br_mdb_entry
+	mdbaMDBEattrGroupMode = 3
+	mdbaMDBEattrSource    = 4
+	mdbaMDBEattrSrcList   = 2
+	mdbaMDBEattrRtprot    = 5
+	mdbeAttrSource        = 1
+	mdbeAttrSrcList       = 2
+	mdbeAttrGroupMode     = 3
+	mdbeAttrRtprot        = 4
+
+	tunOwnerNone = 0xffffffff // linux/if_tun.h: no owner set
+)
+
+// settableFlags are the interface flags that a user sets; the others follow from the device.
+const settableFlags = iffUp | iffDebug | iffNoTrailers | iffNoARP | iffPromisc | iffAllmulti | iffMulticast |
+	iffPortsel | iffAutomedia | iffDynamic
+
+// linux/if.h, typed for arithmetic with ifi_flags.
+const (
+	iffUp         uint32 = 0x1
+	iffDebug      uint32 = 0x4
+	iffLoopback   uint32 = 0x8
+	iffNoTrailers uint32 = 0x20
+	iffNoARP      uint32 = 0x80
+	iffPromisc    uint32 = 0x100
+	iffAllmulti   uint32 = 0x200
+	iffMulticast  uint32 = 0x1000
+	iffPortsel    uint32 = 0x2000
+	iffAutomedia  uint32 = 0x4000
+	iffDynamic    uint32 = 0x8000
+)
