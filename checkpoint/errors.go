@@ -49,11 +49,15 @@ func Refuse(op string, problems []Problem) error {
 type FailedError struct {
 	Phase string // of the dump, e.g. "freeze", "store image"
 	Err   error
-	Stuck error // why the source could not be put back; nil if it was
+	Log   string // directory of criu's logs, "" if there are none
+	Stuck error  // why the source could not be put back; nil if it was
 }
 
 func (e *FailedError) Error() string {
 	s := fmt.Sprintf("dump: %s: %v", e.Phase, e.Err)
+	if e.Log != "" {
+		s += "\ncriu's log is in " + e.Log
+	}
 	if e.Stuck != nil {
 		return s + fmt.Sprintf("\nthe source could not be put back: %v", e.Stuck)
 	}

@@ -111,6 +111,15 @@ type Tree struct {
 	Files      []File     `json:"files,omitempty"`       // open or mapped files that must be there in the same size
 }
 
+// Name is what people call the tree: the program of its root.
+func (t *Tree) Name() string {
+	title := strings.Fields(strings.Join(t.Command, " ")) // some services write one over their arguments
+	if len(title) == 0 {
+		return fmt.Sprintf("process %d", t.Root)
+	}
+	return path.Base(strings.TrimSuffix(title[0], ":"))
+}
+
 // File is a regular file that a tree uses and that CRIU finds again by its path and size.
 type File struct {
 	Path string `json:"path"`

@@ -64,3 +64,10 @@ func (s Spec) String() string {
 	}
 	return fmt.Sprintf("process %d", s.PID)
 }
+
+func (t *target) String() string {
+	if t.name != "" {
+		return fmt.Sprintf("netns %q", t.name)
+	}
+	return "the network namespace " + t.ns.String()
+}

@@ -26,6 +26,7 @@ type tree struct {
 	live    *proc.Tree
 	criu    *criu.Process
 	session *criu.Session
+	logs    string // criu's work directory
 	files   []*os.File
 	stopped []int // processes that a SIGSTOP of ours keeps from running should criu die
 }
@@ -50,7 +51,8 @@ func (t *tree) start(path, dir, logs string, n *ns.NS) error {
 	if err != nil {
 		return err
 	}
-	work, err := t.makeDir(filepath.Join(logs, filepath.Base(t.facts.Dir)))
+	t.logs = filepath.Join(logs, filepath.Base(t.facts.Dir))
+	work, err := t.makeDir(t.logs)
 	if err != nil {
 		return err
 	}
@@ -95,6 +97,7 @@ func (ts trees) freeze(ctx context.Context, opts Options) error {
 			PID:          t.facts.HostRoot,
 			LeaveRunning: opts.LeaveRunning,
 			TCPClose:     opts.TCPClose,
+			ShellJob:     t.facts.ShellJob,
 		}
 		if t.facts.inner() {
 			o.PID = t.facts.Root
@@ -144,6 +147,20 @@ func (t *tree) unpin() {
 // leaves them running.
 func (ts trees) finish() error {
 	return ts.each(func(t *tree) error { return t.session.Finish() })
+}
+
+// kill ends trees that a criu which died could not end. Their connections are in repair mode still, so that
+// no packet leaves.
+func (ts trees) kill() error {
+	var errs []error
+	for _, t := range ts {
+		for _, p := range t.live.Processes {
+			if err := unix.Kill(p.PID, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) && !p.Zombie() {
+				errs = append(errs, fmt.Errorf("kill process %d: %w", p.PID, err))
+			}
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // resume rolls every dump back: the trees run again. The network must still be locked; it may be unlocked

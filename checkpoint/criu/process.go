@@ -81,8 +81,9 @@ func Start(cfg Config) (*Process, error) {
 	for _, in := range cfg.Inherit {
 		p.cmd.ExtraFiles = append(p.cmd.ExtraFiles, in.File)
 	}
-	// A process group of its own: Ctrl-C on the terminal is for us to handle, not for criu to die of.
-	p.cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true}
+	// A session of its own: Ctrl-C on the terminal is for us to handle, not for criu to die of, and a restored
+	// tree without a session joins this one and not that of a shell.
+	p.cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true}
 	if err := cfg.Place.start(p.cmd); err != nil {
 		ours.Close()
 		conf.Close()

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 
 	"github.com/checkpoint-restore/go-criu/v8/rpc"
 	"golang.org/x/sys/unix"
@@ -32,7 +33,8 @@ type Session struct {
 	proc *Process
 	op   string
 	held Hook // the hook that criu waits at; "" while it works
-	pid  int  // root of the restored tree in criu's pid namespace
+	seen []Hook
+	pid  int // root of the restored tree in criu's pid namespace
 	done bool
 	err  error // how the request ended
 	buf  []byte
@@ -56,6 +58,9 @@ func (s *Session) Held() Hook { return s.held }
 // PID returns the pid of the restored tree's root in criu's pid namespace, known from [SetupNS] or
 // [PostRestore] on.
 func (s *Session) PID() int { return s.pid }
+
+// Reached reports whether criu came to a hook.
+func (s *Session) Reached(h Hook) bool { return slices.Contains(s.seen, h) }
 
 // Done reports whether the request has ended.
 func (s *Session) Done() bool { return s.done }
@@ -144,6 +149,7 @@ func (s *Session) next() error {
 	}
 	if resp.GetType() == rpc.CriuReqType_NOTIFY {
 		s.held = Hook(resp.GetNotify().GetScript())
+		s.seen = append(s.seen, s.held)
 		if pid := resp.GetNotify().GetPid(); pid != 0 {
 			s.pid = int(pid)
 		}

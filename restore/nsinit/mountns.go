@@ -17,6 +17,22 @@ import (
 // own the host never sees. With sysfs, /sys shows the network namespace and the files below
 // /etc/netns/NAME stand over those in /etc, as ip-netns(8) arranges it for the programs it starts.
 func NewMountNS(n *ns.NS, name string, sysfs bool) (*os.File, error) {
+	return inNewMountNS(func() error {
+		if !sysfs {
+			return nil
+		}
+		if err := unix.Setns(n.Fd(), unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("enter network namespace: %w", err)
+		}
+		if err := mountSysfs(name); err != nil {
+			return err
+		}
+		return bindEtc(name)
+	})
+}
+
+// inNewMountNS makes a mount namespace, runs arrange on a thread inside it, and returns it.
+func inNewMountNS(arrange func() error) (*os.File, error) {
 	type result struct {
 		file *os.File
 		err  error
@@ -31,16 +47,8 @@ func NewMountNS(n *ns.NS, name string, sysfs bool) (*os.File, error) {
 			if err := unix.Mount("", "/", "", unix.MS_SLAVE|unix.MS_REC, ""); err != nil {
 				return nil, fmt.Errorf("make mounts slaves of the host's: %w", err)
 			}
-			if sysfs {
-				if err := unix.Setns(n.Fd(), unix.CLONE_NEWNET); err != nil {
-					return nil, fmt.Errorf("enter network namespace: %w", err)
-				}
-				if err := mountSysfs(name); err != nil {
-					return nil, err
-				}
-				if err := bindEtc(name); err != nil {
-					return nil, err
-				}
+			if err := arrange(); err != nil {
+				return nil, err
 			}
 			return os.Open("/proc/thread-self/ns/mnt")
 		}()
@@ -91,4 +99,18 @@ func bindEtc(name string) error {
 		}
 	}
 	return nil
+}
+
+// NewRootMountNS makes a mount namespace with the host's mounts, in which dir is the host's root file system
+// without what is mounted below it: what CRIU needs to rebuild a mount namespace upon (criu(8), --root).
+func NewRootMountNS(dir string) (*os.File, error) {
+	return inNewMountNS(func() error {
+		if err := unix.Mount("/", dir, "", unix.MS_BIND, ""); err != nil {
+			return fmt.Errorf("bind / to %s: %w", dir, err)
+		}
+		if err := unix.Mount("", dir, "", unix.MS_PRIVATE, ""); err != nil {
+			return fmt.Errorf("make %s private: %w", dir, err)
+		}
+		return nil
+	})
 }

@@ -214,4 +214,3 @@ func ExitCode(status unix.WaitStatus) int {
 	}
 	return status.ExitStatus()
 }
-

@@ -1,0 +1,94 @@
+package restore
+
+import (
+	"fmt"
+	"net"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nsmigrate/nsmigrate/checkpoint"
+	"github.com/nsmigrate/nsmigrate/checkpoint/criu"
+)
+
+// inherit opens what takes the place of a tree's files whose other end stayed on the source host. The
+// caller closes the files when criu has ended.
+func inherit(externals []checkpoint.External, stdio []*os.File) ([]criu.Inherit, error) {
+	var list []criu.Inherit
+	for _, e := range externals {
+		f, err := replacement(e, stdio)
+		if err != nil {
+			closeAll(list)
+			return nil, fmt.Errorf("open what takes the place of %s %s: %w", e.Kind, e.Path, err)
+		}
+		list = append(list, criu.Inherit{Key: e.Key, File: f})
+	}
+	return list, nil
+}
+
+func closeAll(list []criu.Inherit) {
+	for _, in := range list {
+		in.File.Close()
+	}
+}
+
+func replacement(e checkpoint.External, stdio []*os.File) (*os.File, error) {
+	switch e.Kind {
+	case "file":
+		return openFile(e)
+	case "socket":
+		return dialUnix(e.Path)
+	}
+	// A terminal or a pipe: ours if there is one at the same descriptor, else nothing to read and nowhere to write.
+	for _, fd := range e.FDs {
+		if fd.FD < len(stdio) && stdio[fd.FD] != nil {
+			return dup(stdio[fd.FD])
+		}
+	}
+	return os.OpenFile(os.DevNull, os.O_RDWR, 0)
+}
+
+// openFile opens a file as the service had it. Descriptors that share a file share CRIU's key, whatever
+// their access mode, so a device is opened for both; a log that does not exist here begins anew.
+func openFile(e checkpoint.External) (*os.File, error) {
+	flags := e.Flags &^ (unix.O_CREAT | unix.O_EXCL | unix.O_TRUNC)
+	if st, err := os.Stat(e.Path); err == nil && st.Mode()&os.ModeDevice != 0 {
+		flags = flags&^unix.O_ACCMODE | unix.O_RDWR
+	} else if flags&unix.O_ACCMODE != unix.O_RDONLY {
+		flags |= unix.O_CREAT
+	}
+	fd, err := unix.Open(e.Path, flags|unix.O_CLOEXEC|unix.O_NOCTTY, 0o600)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: e.Path, Err: err}
+	}
+	f := os.NewFile(uintptr(fd), e.Path)
+	if e.Pos > 0 && flags&unix.O_APPEND == 0 {
+		if _, err := f.Seek(e.Pos, 0); err != nil {
+			f.Close()
+			return nil, err
+		}
+	}
+	return f, nil
+}
+
+func dialUnix(path string) (*os.File, error) {
+	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	f, err := conn.File()
+	if err != nil {
+		return nil, err
+	}
+	// Go polls the socket; the service expects it to block unless it says otherwise.
+	return f, unix.SetNonblock(int(f.Fd()), false)
+}
+
+func dup(f *os.File) (*os.File, error) {
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), f.Name()), nil
+}

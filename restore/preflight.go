@@ -1,0 +1,206 @@
+package restore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"github.com/nsmigrate/nsmigrate/checkpoint"
+	"github.com/nsmigrate/nsmigrate/checkpoint/criu"
+	"github.com/nsmigrate/nsmigrate/netstate"
+	"github.com/nsmigrate/nsmigrate/netstate/ns"
+	"github.com/nsmigrate/nsmigrate/restore/wire"
+)
+
+// preflight finds everything that stands in the way, and changes nothing.
+func (r *restoring) preflight(ctx context.Context) error {
+	path, version, err := criu.FindRequired(ctx, r.opts.CRIU)
+	if err != nil {
+		return err
+	}
+	r.criuPath = path
+	if err := criu.Warm(ctx, path); err != nil {
+		return err
+	}
+	var problems []checkpoint.Problem
+	problems = append(problems, r.checkHost(version)...)
+	problems = append(problems, r.checkName()...)
+	problems = append(problems, r.checkPIDs()...)
+	problems = append(problems, r.checkExternals()...)
+
+	var g errgroup.Group
+	var network, files, alive []checkpoint.Problem
+	g.Go(func() (err error) {
+		network, err = r.checkNetwork(ctx)
+		return err
+	})
+	g.Go(func() error {
+		for _, t := range r.manifest.Trees {
+			files = append(files, checkpoint.CheckBinaries("/", t.Binaries)...)
+			files = append(files, checkpoint.CheckFiles("/", t.Files)...)
+		}
+		return nil
+	})
+	g.Go(func() (err error) {
+		alive, err = r.checkAlive(ctx)
+		return err
+	})
+	if err := g.Wait(); err != nil {
+		return fmt.Errorf("restore: preflight: %w", err)
+	}
+	return checkpoint.Refuse("restore", slices.Concat(problems, network, files, alive))
+}
+
+func (r *restoring) checkHost(version criu.Version) []checkpoint.Problem {
+	var problems []checkpoint.Problem
+	if arch := r.manifest.Host.Arch; arch != runtime.GOARCH {
+		problems = append(problems, checkpoint.Problem{
+			Kind: "host", Object: runtime.GOARCH, Reason: "the image was made on " + arch,
+			Remedy: "restore on a machine of the same architecture",
+		})
+	}
+	if made, err := criu.ParseVersion(r.manifest.Host.CRIU); err == nil && version.Less(made) {
+		r.note("the image was made by CRIU %s, which is newer than this host's %s", made, version)
+	}
+	return problems
+}
+
+// checkName refuses a namespace name that is taken.
+func (r *restoring) checkName() []checkpoint.Problem {
+	name := r.report.NetNS
+	if name == "" {
+		return nil
+	}
+	problem := checkpoint.Problem{Kind: "netns", Object: fmt.Sprintf("%q", name), Remedy: "choose another name with --netns"}
+	if err := ns.CheckName(name); err != nil {
+		problem.Reason = "it can't name a network namespace"
+		return []checkpoint.Problem{problem}
+	}
+	if _, err := os.Lstat(ns.PathOf(name)); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	problem.Reason = "the name is in use on this host"
+	problem.Remedy += fmt.Sprintf(", or remove it with: ip netns delete %s", name)
+	return []checkpoint.Problem{problem}
+}
+
+// checkPIDs decides which trees need a new pid namespace, and refuses ids that are taken where the user
+// wants the host's.
+func (r *restoring) checkPIDs() []checkpoint.Problem {
+	var problems []checkpoint.Problem
+	r.newPIDs = make([]bool, len(r.manifest.Trees))
+	for i, t := range r.manifest.Trees {
+		if t.PIDNS {
+			continue // CRIU rebuilds the tree's own
+		}
+		taken := takenIDs(t.IDs)
+		switch {
+		case r.opts.PIDNS == PIDNSNew:
+			r.newPIDs[i] = true
+		case len(taken) == 0:
+		case r.opts.PIDNS != PIDNSHost:
+			r.newPIDs[i] = true
+			r.note("the tree of %q lives in a new pid namespace: id %d is taken on this host", t.Name(), taken[0])
+		default:
+			for _, id := range taken {
+				problems = append(problems, checkpoint.Problem{
+					Kind: "pid", Object: fmt.Sprint(id), Reason: "the id is taken on this host" + holderOf(id),
+					Remedy: "let the tree live in a pid namespace of its own with --pidns auto or new",
+				})
+			}
+		}
+	}
+	return problems
+}
+
+// takenIDs returns the ids that a process, thread, group or session of this host has; zombies count.
+func takenIDs(ids []int) []int {
+	return slices.DeleteFunc(slices.Clone(ids), func(id int) bool {
+		return id <= 0 || errors.Is(unix.Kill(id, 0), unix.ESRCH) && errors.Is(unix.Kill(-id, 0), unix.ESRCH)
+	})
+}
+
+func holderOf(id int) string {
+	comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", id))
+	if err != nil {
+		return ""
+	}
+	return fmt.Sprintf(" by %q", string(comm[:max(len(comm)-1, 0)]))
+}
+
+// checkExternals refuses what the trees were connected to and this host does not have.
+func (r *restoring) checkExternals() []checkpoint.Problem {
+	var problems []checkpoint.Problem
+	for _, t := range r.manifest.Trees {
+		for _, e := range t.Externals {
+			path := e.Path
+			switch {
+			case e.Kind == "file" && e.Flags&unix.O_ACCMODE != unix.O_RDONLY:
+				path = filepath.Dir(path) // the file itself can be made
+			case e.Kind == "file", e.Kind == "socket":
+			default:
+				continue
+			}
+			if _, err := os.Stat(path); err != nil {
+				problems = append(problems, checkpoint.Problem{
+					Kind: "file", Object: e.Path, Reason: fmt.Sprintf("%q has it open and it is missing here", t.Name()),
+					Remedy: "bring it here first",
+				})
+			}
+		}
+	}
+	return problems
+}
+
+func (r *restoring) checkNetwork(ctx context.Context) ([]checkpoint.Problem, error) {
+	found, err := netstate.Preflight(ctx, r.state, netstate.BuildOptions{Uplinks: r.opts.Uplinks})
+	problems := make([]checkpoint.Problem, len(found))
+	for i, l := range found {
+		problems[i] = checkpoint.Problem{Kind: l.Kind, Object: l.Object, Reason: l.Reason, Remedy: l.Remedy}
+	}
+	return problems, err
+}
+
+// checkAlive asks on the links that the uplinks will be attached to whether somebody answers for the
+// service's addresses: most likely the source, which must not live twice.
+func (r *restoring) checkAlive(ctx context.Context) ([]checkpoint.Problem, error) {
+	if r.opts.Force {
+		return nil, nil
+	}
+	attached := make(map[string]string) // interface inside -> device of this host
+	for _, u := range r.state.Uplinks() {
+		target := u.Target(r.opts.Uplinks)
+		if target.Bridge != "" {
+			attached[u.Name] = target.Bridge
+		} else if target.Parent != "" {
+			attached[u.Name] = target.Parent
+		}
+	}
+	var asked []wire.Address
+	for _, a := range r.state.Addresses() {
+		if device := attached[a.Device]; device != "" && !a.Prefix.Addr().IsLinkLocalUnicast() {
+			asked = append(asked, wire.Address{Device: device, Addr: a.Prefix.Addr()})
+		}
+	}
+	holders, err := wire.Probe(ctx, asked)
+	if err != nil {
+		return nil, err
+	}
+	var problems []checkpoint.Problem
+	for _, h := range holders {
+		problems = append(problems, checkpoint.Problem{
+			Kind: "address", Object: fmt.Sprintf("%s on %s", h.Addr, h.Device),
+			Reason: fmt.Sprintf("%s answers for it: the source may be alive", h.MAC),
+			Remedy: "stop the other copy; --force restores all the same",
+		})
+	}
+	return problems, nil
+}
