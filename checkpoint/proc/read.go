@@ -32,7 +32,13 @@ func (d Dir) Read(pid int) (Process, error) {
 	}
 	for _, read := range []func(*Process) error{d.readNamespaces, d.readThreads, d.readNames, d.readFDs, d.readMaps} {
 		if err := read(&p); err != nil {
-			return p, gone(pid, err)
+			err = gone(pid, err)
+			if errors.Is(err, ErrGone) { // it may have become a zombie meanwhile
+				if z, _, again := d.status(pid); again == nil && z.Zombie() {
+					return z, nil
+				}
+			}
+			return p, err
 		}
 	}
 	return p, nil
