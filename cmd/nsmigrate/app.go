@@ -31,6 +31,8 @@ back on another host. TCP connections stay established: the peers see one slow a
 		OnUsageError:    u.onUsageError,
 		Commands: []*cli.Command{
 			checkCommand(u),
+			dumpCommand(u),
+			restoreCommand(u, s),
 			versionCommand(u),
 		},
 		Action: func(c *cli.Context) error {

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -14,7 +16,106 @@ import (
 	"github.com/nsmigrate/nsmigrate/checkpoint"
 )
 
-// dumpFlags are the flags of a dump that more than one command can use.
+func dumpCommand(u *ui) *cli.Command {
+	return &cli.Command{
+		Name:  "dump",
+		Usage: "freeze a service, write it down with its network namespace, and remove it",
+		Description: description(`Freezes all processes of a network namespace, or one process tree and its namespace, makes them mute,
+and writes them to an image. When the image is complete and on the disk, the service is killed without
+a packet and its namespace is removed: the image is now the only copy. If anything fails before that,
+the service runs on and its connections with it.
+
+With --leave-running the service runs on in any case, and the image is a snapshot: restored, it has the
+memory of the moment, but its established connections are closed, since their peers have moved on.
+
+Through a pipe (--export -) nsmigrate can't know that the reader kept the image. Where that matters, dump
+to a file.`,
+			[]string{
+				"sudo nsmigrate dump --netns svc --dry-run             # what would stand in the way?",
+				"sudo nsmigrate dump --netns svc -e svc.nsm",
+				"sudo nsmigrate dump --tree 4711 -D /srv/images/job    # a directory, not compressed",
+				"sudo nsmigrate dump --netns svc -e - | ssh root@new nsmigrate restore -i -",
+				"sudo nsmigrate dump --netns svc -R -e snapshot.nsm    # and go on",
+			},
+			statusRefused, statusDumpFailed, statusSourceStuck, statusLeftBehind, statusInterrupted),
+		Flags: dumpFlags(),
+		Action: func(c *cli.Context) error {
+			r, err := parseDump(c)
+			if err != nil {
+				return err
+			}
+			return u.dump(c.Context, r)
+		},
+	}
+}
+
+func (u *ui) dump(ctx context.Context, r *dumpRequest) error {
+	if err := r.dest.check(); err != nil {
+		return err
+	}
+	out := u.out
+	if r.dest.stdout && !r.opts.DryRun {
+		if isTerminal(u.out) {
+			return usagef("redirect it, or export to a file", "--export -: an image is not for a terminal")
+		}
+		out = u.err
+	}
+	progress, done := u.progress("dump " + r.name())
+	r.opts.Progress = progress
+	r.opts.Tool = "nsmigrate " + version
+	report, err := checkpoint.Dump(ctx, r.spec, u.store(r.dest, progress), r.opts)
+	done()
+	if report == nil {
+		return err
+	}
+	if err != nil {
+		// The point of no return is past: what went wrong is the clean-up.
+		err = &leftBehindError{err: err}
+	}
+	return errors.Join(u.showDump(out, r, report), err)
+}
+
+// name is what the user calls the target.
+func (r *dumpRequest) name() string {
+	if r.spec.NetNS != "" {
+		return r.spec.NetNS
+	}
+	return fmt.Sprintf("process %d", r.spec.PID)
+}
+
+func (u *ui) showDump(out io.Writer, r *dumpRequest, report *checkpoint.Report) error {
+	if u.json {
+		return printJSON(out, report)
+	}
+	for _, l := range report.Manifest.Losses {
+		u.say("left behind: %s", l)
+	}
+	for _, n := range report.Notes {
+		u.say("note: %s", n)
+	}
+	var b strings.Builder
+	trees := count(len(report.Manifest.Trees), "process tree", "process trees")
+	if r.opts.DryRun {
+		fmt.Fprintf(&b, "%s can be dumped: %s; nothing was changed\n", r.name(), trees)
+	} else {
+		after := "the source is removed"
+		if r.opts.LeaveRunning {
+			after = "the source runs on"
+		}
+		fmt.Fprintf(&b, "dumped %s to %s: %s, %s, frozen for %s; %s\n", r.name(), r.dest, trees, size(report.Bytes), span(report.Frozen), after)
+	}
+	if r.stats {
+		showPhases(&b, report.Phases)
+		for i, c := range report.CRIU {
+			fmt.Fprintf(&b, "  criu, tree %d: freezing %d us, frozen %d us, memory dump %d us, memory write %d us, %d pages scanned, %d written\n",
+				i+1, c.FreezingTime, c.FrozenTime, c.MemdumpTime, c.MemwriteTime, c.PagesScanned, c.PagesWritten)
+		}
+	}
+	_, err := io.WriteString(out, b.String())
+	return err
+}
+
+// dumpFlags are the flags of a dump.
 func dumpFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.StringFlag{Name: "netns", Usage: "dump the network namespace `NAME|PATH` with all its processes"},

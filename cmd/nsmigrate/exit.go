@@ -7,6 +7,7 @@ import (
 
 	"github.com/nsmigrate/nsmigrate/checkpoint"
 	"github.com/nsmigrate/nsmigrate/checkpoint/criu"
+	"github.com/nsmigrate/nsmigrate/restore"
 )
 
 // status is an exit status. Each is a class of outcomes that a script wants to tell from the others.
@@ -42,7 +43,7 @@ func (s status) describe() (name, meaning string) {
 	case statusRestoreFailed:
 		return "restore-failed", "the restore failed; nothing is left of it, the image is intact"
 	case statusLeftBehind:
-		return "left-behind", "the restore failed and something of it was left behind; it is named"
+		return "left-behind", "something was left behind on this host; it is named"
 	case statusDamaged:
 		return "damaged-image", "the image is damaged or of a format that can't be read"
 	case statusNotReady:
@@ -64,12 +65,16 @@ func statusOf(err error) status {
 		noCRIU      *criu.NotFoundError
 		oldCRIU     *criu.TooOldError
 		notReady    *notReadyError
+		restoring   *restore.Error
+		leftBehind  *leftBehindError
 	)
 	switch {
 	case err == nil:
 		return statusOK
 	case errors.As(err, &dump) && dump.Stuck != nil:
 		return statusSourceStuck
+	case errors.As(err, &restoring) && restoring.Leftover != nil, errors.As(err, &leftBehind):
+		return statusLeftBehind
 	case errors.As(err, &interrupted):
 		return statusInterrupted
 	case errors.As(err, &usage):
@@ -80,6 +85,8 @@ func statusOf(err error) status {
 		return statusDamaged
 	case dump != nil:
 		return statusDumpFailed
+	case restoring != nil:
+		return statusRestoreFailed
 	case errors.As(err, &notReady):
 		return statusNotReady
 	}
@@ -96,6 +103,13 @@ func exitHelp(statuses ...status) string {
 	}
 	return strings.TrimSuffix(b.String(), "\n")
 }
+
+// leftBehindError says that an operation did what it was for, and that some of its clean-up failed.
+type leftBehindError struct{ err error }
+
+func (e *leftBehindError) Error() string { return e.err.Error() }
+
+func (e *leftBehindError) Unwrap() error { return e.err }
 
 // usageError says that a command was called in a wrong way.
 type usageError struct {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/nsmigrate/nsmigrate/checkpoint"
 	"github.com/nsmigrate/nsmigrate/checkpoint/criu"
+	"github.com/nsmigrate/nsmigrate/restore"
 )
 
 func TestStatusOf(t *testing.T) {
@@ -38,6 +39,11 @@ func TestStatusOf(t *testing.T) {
 		{interrupted(stuck), 5},
 		{interrupted(canceled), 130},
 		{interrupted(context.Canceled), 130},
+		{&restore.Error{Err: errors.New("x")}, 6},
+		{&restore.Error{Err: errors.New("x"), Leftover: errors.New("y")}, 7},
+		{interrupted(&restore.Error{Err: context.Canceled}), 130},
+		{interrupted(&restore.Error{Err: context.Canceled, Leftover: errors.New("y")}), 7},
+		{&leftBehindError{err: errors.New("x")}, 7},
 		{checkpoint.ErrDamaged, 8},
 		{checkpoint.ErrFormat, 8},
 		{&notReadyError{}, 9},

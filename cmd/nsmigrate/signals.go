@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -14,10 +13,10 @@ import (
 // signals turns the signals that ask a program to end into a cancelled context, so that whatever was begun
 // is undone before the program ends. Further signals don't hurry it: half of an undo is worse than none.
 type signals struct {
-	ch      chan os.Signal
-	broken  chan os.Signal
-	got     atomic.Pointer[unix.Signal]
-	forward atomic.Pointer[func(unix.Signal)]
+	ch     chan os.Signal
+	broken chan os.Signal
+	got    atomic.Pointer[unix.Signal]
+	left   atomic.Bool // somebody else handles signals now
 }
 
 func catchSignals(parent context.Context, u *ui) (context.Context, *signals) {
@@ -33,8 +32,7 @@ func catchSignals(parent context.Context, u *ui) (context.Context, *signals) {
 		defer cancel()
 		for sig := range s.ch {
 			sig := sig.(unix.Signal)
-			if forward := s.forward.Load(); forward != nil {
-				(*forward)(sig)
+			if s.left.Load() {
 				continue
 			}
 			if s.got.CompareAndSwap(nil, &sig) {
@@ -48,8 +46,15 @@ func catchSignals(parent context.Context, u *ui) (context.Context, *signals) {
 	return ctx, s
 }
 
-// forwardTo hands all further signals to fn instead.
-func (s *signals) forwardTo(fn func(unix.Signal)) { s.forward.Store(&fn) }
+// leave lets somebody else handle the signals from now on, without a moment in which one would kill us. It
+// returns the signal that came before, or 0.
+func (s *signals) leave() unix.Signal {
+	s.left.Store(true)
+	if sig := s.got.Load(); sig != nil {
+		return *sig
+	}
+	return 0
+}
 
 func (s *signals) stop() {
 	signal.Stop(s.ch)
@@ -59,7 +64,7 @@ func (s *signals) stop() {
 
 // explain marks an error that came of a signal.
 func (s *signals) explain(err error) error {
-	if sig := s.got.Load(); sig != nil && errors.Is(err, context.Canceled) {
+	if sig := s.got.Load(); sig != nil && err != nil {
 		return &interruptedError{signal: *sig, err: err}
 	}
 	return err

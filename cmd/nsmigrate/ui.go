@@ -29,7 +29,7 @@ type ui struct {
 
 func newUI(in io.Reader, out, errOut io.Writer) *ui {
 	u := &ui{in: in, out: out, err: errOut, width: func() int { return 0 }}
-	if f, ok := errOut.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+	if f, ok := errOut.(*os.File); ok && isTerminal(errOut) {
 		u.width = func() int {
 			w, _, err := term.GetSize(int(f.Fd()))
 			if err != nil || w <= 0 {
@@ -39,6 +39,11 @@ func newUI(in io.Reader, out, errOut io.Writer) *ui {
 		}
 	}
 	return u
+}
+
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
 }
 
 // say tells people something that is no result.

@@ -1,0 +1,68 @@
+package main
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/nsmigrate/nsmigrate/checkpoint"
+	"github.com/nsmigrate/nsmigrate/transfer"
+)
+
+// source is where an image comes from: exactly one field is set.
+type source struct {
+	dir, file string
+	stdin     bool
+}
+
+func parseSource(c *cli.Context) (source, error) {
+	s := source{dir: c.String("images-dir"), file: c.String("import")}
+	if err := oneOf(c, "an image", "images-dir", "import"); err != nil {
+		return s, err
+	}
+	if s.dir == "" && s.file == "" {
+		return s, usagef("", "an image is missing: the name is empty")
+	}
+	if s.file == "-" {
+		s.file, s.stdin = "", true
+	}
+	return s, nil
+}
+
+func (s source) String() string {
+	switch {
+	case s.stdin:
+		return "standard input"
+	case s.dir != "":
+		return s.dir
+	}
+	return s.file
+}
+
+// open returns the image as a directory in which every byte has been verified. An image that comes as a file
+// is unpacked next to nothing else on tmpfs, if there is one, and done removes it; want picks what is unpacked.
+func (u *ui) open(ctx context.Context, s source, want func(string) bool) (dir string, m *checkpoint.Manifest, done func(), err error) {
+	if s.dir != "" {
+		m, err = checkpoint.OpenDir(ctx, s.dir)
+		return s.dir, m, func() {}, err
+	}
+	scratch, err := checkpoint.Scratch("")
+	if err != nil {
+		return "", nil, nil, err
+	}
+	done = func() { os.RemoveAll(scratch) }
+	dir = filepath.Join(scratch, "image")
+	opts := transfer.UnpackOptions{Want: want}
+	if s.stdin {
+		m, err = transfer.Unpack(ctx, u.in, dir, opts)
+	} else {
+		m, err = transfer.UnpackFile(ctx, s.file, dir, opts)
+	}
+	if err != nil {
+		done()
+		return "", nil, nil, err
+	}
+	return dir, m, done, nil
+}
