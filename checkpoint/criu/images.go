@@ -61,21 +61,16 @@ func (im *image) Close() error { return im.f.Close() }
 // next returns the next message, and io.EOF behind the last one.
 func (im *image) next() ([]byte, error) {
 	var size [4]byte
-	switch _, err := io.ReadFull(im.r, size[:]); {
-	case errors.Is(err, io.EOF):
-		return nil, io.EOF
-	case err != nil:
-		return nil, im.wrap(err)
+	if _, err := io.ReadFull(im.r, size[:]); err != nil {
+		return nil, err
 	}
 	n := binary.LittleEndian.Uint32(size[:])
 	if n > maxMessage {
-		return nil, im.wrap(fmt.Errorf("a message of %d bytes", n))
+		return nil, fmt.Errorf("a message of %d bytes", n)
 	}
 	b := make([]byte, n)
-	if _, err := io.ReadFull(im.r, b); err != nil {
-		return nil, im.wrap(noEOF(err))
-	}
-	return b, nil
+	_, err := io.ReadFull(im.r, b)
+	return b, noEOF(err)
 }
 
 // into is next for a message of a known type.
@@ -84,18 +79,13 @@ func (im *image) into(m proto.Message) error {
 	if err != nil {
 		return err
 	}
-	if err := proto.Unmarshal(b, m); err != nil {
-		return im.wrap(err)
-	}
-	return nil
+	return proto.Unmarshal(b, m)
 }
 
 // skip passes over raw data.
 func (im *image) skip(n int64) error {
-	if _, err := io.CopyN(io.Discard, im.r, n); err != nil {
-		return im.wrap(noEOF(err))
-	}
-	return nil
+	_, err := io.CopyN(io.Discard, im.r, n)
+	return noEOF(err)
 }
 
 // noEOF turns an end that comes too early into an error that is not taken for the end of an image.
@@ -127,12 +117,12 @@ func decode[T any, M message[T]](dir, name string, raw func(M) int64) ([]M, erro
 		case errors.Is(err, io.EOF):
 			return all, nil
 		case err != nil:
-			return nil, err
+			return nil, im.wrap(err)
 		}
 		all = append(all, m)
 		if raw != nil {
 			if err := im.skip(raw(m)); err != nil {
-				return nil, err
+				return nil, im.wrap(err)
 			}
 		}
 	}

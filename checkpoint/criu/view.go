@@ -188,7 +188,7 @@ func openMemory(dir string, pid uint32) (*memory, error) {
 		case errors.Is(err, io.EOF):
 			return m, nil
 		case err != nil:
-			return nil, err
+			return nil, im.wrap(err)
 		}
 		if e.GetInParent() || e.Flags != nil && e.GetFlags()&pagePresent == 0 {
 			continue // has no data here
@@ -299,7 +299,7 @@ func inspectSockets(dir string, holders map[uint32][]Holder) ([]SocketView, erro
 			}
 		case f.GetUsk() != nil:
 			s = unixSocket(f.GetUsk(), names)
-			s.Recv = queued[f.GetUsk().GetIno()]
+			s.Recv = queued[f.GetId()]
 		default:
 			continue
 		}
