@@ -279,3 +279,17 @@ func (h *Host) close() error {
 	}
 	return nil
 }
+
+// Kill signals a process by its id in the host.
+func (h *Host) Kill(pid int, sig syscall.Signal) error {
+	// A directory of /proc serves as a pidfd; the id itself means another process out here.
+	dir, err := os.Open(h.Path(fmt.Sprintf("/proc/%d", pid)))
+	if err != nil {
+		return fmt.Errorf("%s: signal process %d: %w", h.Name, pid, err)
+	}
+	defer dir.Close()
+	if err := unix.PidfdSendSignal(int(dir.Fd()), sig, nil, 0); err != nil {
+		return fmt.Errorf("%s: signal process %d: %w", h.Name, pid, err)
+	}
+	return nil
+}

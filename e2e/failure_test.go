@@ -1,0 +1,290 @@
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/nsmigrate/nsmigrate/e2e/lab"
+)
+
+// moment is a point in an operation that a test can see from outside.
+type moment struct {
+	name string
+	came func(w *world, h *lab.Host) bool
+}
+
+var dumpMoments = []moment{
+	{"when criu is there", func(_ *world, h *lab.Host) bool { return criuPID(h) != 0 }},
+	{"when the service is frozen", func(w *world, h *lab.Host) bool {
+		state, err := os.ReadFile(h.Path(fmt.Sprintf("/proc/%d/status", w.servicePID)))
+		return err == nil && lab.StatusField(state, "State") == "t (tracing stop)"
+	}},
+	{"when its memory is written", func(_ *world, h *lab.Host) bool {
+		for _, dir := range []string{"/run", "/tmp", "/dev/shm", h.Dir} {
+			for _, depth := range []string{"*", "*/*", "*/*/*", "*/*/*/*"} {
+				if found, _ := filepath.Glob(filepath.Join(h.Path(dir), depth, "pages-*.img")); len(found) > 0 {
+					return true
+				}
+			}
+		}
+		return false
+	}},
+}
+
+var restoreMoments = []moment{
+	{"when criu is there", dumpMoments[0].came},
+	{"when the service's namespace is there", func(_ *world, h *lab.Host) bool {
+		_, err := os.Lstat(h.Path("/run/netns/svc"))
+		return err == nil
+	}},
+	{"when the service's process is there", func(w *world, h *lab.Host) bool {
+		_, err := os.Lstat(h.Path(fmt.Sprintf("/proc/%d", w.servicePID)))
+		return err == nil
+	}},
+}
+
+func criuPID(h *lab.Host) int {
+	for _, p := range h.Processes() {
+		if p.Name == "criu" {
+			return p.PID
+		}
+	}
+	return 0
+}
+
+// await polls for a moment as fast as it can: the operation takes milliseconds. It is false if the program
+// ended before.
+func (r *running) await(h *lab.Host, m moment) bool {
+	for {
+		if m.came(r.w, h) {
+			return true
+		}
+		select {
+		case <-r.process.Done():
+			return false
+		default:
+		}
+	}
+}
+
+// harm is what a test does to the program in the middle of its work.
+type harm struct {
+	name string
+	do   func(w *world, h *lab.Host, r *running)
+	code int
+}
+
+func harms(failed int) []harm {
+	return []harm{
+		{"criu is killed", func(w *world, h *lab.Host, _ *running) {
+			if pid := criuPID(h); pid != 0 {
+				if err := h.Kill(pid, syscall.SIGKILL); !errors.Is(err, os.ErrNotExist) && !errors.Is(err, syscall.ESRCH) {
+					w.check(err)
+				}
+			}
+		}, failed},
+		{"SIGINT", func(_ *world, _ *lab.Host, r *running) { r.signal(syscall.SIGINT) }, exitInterrupted},
+		{"SIGTERM", func(_ *world, _ *lab.Host, r *running) { r.signal(syscall.SIGTERM) }, exitInterrupted},
+	}
+}
+
+// A dump that fails at any moment leaves the service running and its connections alive. One that was done
+// before the harm came left a complete image.
+func TestDumpFails(t *testing.T) {
+	for _, harm := range harms(exitDumpFailed) {
+		for _, moment := range dumpMoments {
+			t.Run(harm.name+" "+moment.name, func(t *testing.T) {
+				w := newWorld(t)
+				w.serve()
+				loads := []*client{w.echo("4", 5), w.load("--mode", "bulk", "--size", "65536", "--connect", w.svc.Addr("6", 7000),
+					"--first-id", "50", "--read-rate", "4000000", "--server-read-rate", "4000000")}
+				w.servicePID = w.pid(w.A, "peer serve")
+				before := w.snapshot(w.A)
+				r := w.start(w.A, "dump", "--netns", "svc", "-e", w.image(w.A))
+				hit := r.await(w.A, moment)
+				harm.do(w, w.A, r)
+				result := r.ended()
+				t.Logf("hit %v: %v", hit, result)
+				if result.Code == exitOK {
+					w.gone(w.A)
+					w.carry(w.A, w.B)
+					w.restore(w.B)
+				} else {
+					w.says(result, harm.code, "running as before")
+					w.same(w.A, before)
+				}
+				for _, c := range loads {
+					c.progress()
+				}
+				w.unharmed()
+				w.stopAll(loads...)
+			})
+		}
+	}
+}
+
+// A restore that fails at any moment leaves nothing, and the image serves the next attempt, connections and all.
+func TestRestoreFails(t *testing.T) {
+	for _, harm := range harms(exitRestoreFailed) {
+		for _, moment := range restoreMoments {
+			t.Run(harm.name+" "+moment.name, func(t *testing.T) {
+				w := newWorld(t)
+				w.serve()
+				c := w.echo("4", 5)
+				w.servicePID = w.pid(w.A, "peer serve")
+				w.dump(w.A)
+				w.carry(w.A, w.B)
+				digest, before := w.digest(w.image(w.B)), w.snapshot(w.B)
+				r := w.start(w.B, "restore", "-i", w.image(w.B))
+				hit := r.await(w.B, moment)
+				harm.do(w, w.B, r)
+				result := r.ended()
+				t.Logf("hit %v: %v", hit, result)
+				if result.Code != exitOK {
+					w.says(result, harm.code)
+					w.same(w.B, before)
+					if w.digest(w.image(w.B)) != digest {
+						t.Error("the image is not what it was")
+					}
+					w.unharmed()
+					w.restore(w.B)
+				}
+				c.progress()
+				w.unharmed()
+				w.stopAll(c)
+			})
+		}
+	}
+}
+
+// Signals at evenly spread times, whatever the program is at.
+func TestSignalAnyTime(t *testing.T) {
+	w := newWorld(t)
+	w.serve()
+	c := w.echo("4", 5)
+	w.servicePID = w.pid(w.A, "peer serve")
+	at, to := w.A, w.B
+	for i := range 12 {
+		before := w.snapshot(at)
+		r := w.start(at, "dump", "--netns", "svc", "-e", w.image(at))
+		time.Sleep(time.Duration(i) * 15 * time.Millisecond) // the time itself is what is tested
+		r.signal(syscall.SIGTERM)
+		result := r.ended()
+		switch result.Code {
+		case exitOK:
+			w.gone(at)
+			w.carry(at, to)
+			before := w.snapshot(to)
+			r := w.start(to, "restore", "-i", w.image(to))
+			time.Sleep(time.Duration(i) * 15 * time.Millisecond)
+			r.signal(syscall.SIGINT)
+			if result := r.ended(); result.Code != exitOK {
+				w.says(result, exitInterrupted)
+				w.same(to, before)
+				w.restore(to)
+			}
+			w.check(os.Remove(w.image(to)))
+			at, to = to, at
+		default:
+			w.says(result, exitInterrupted)
+			w.same(at, before)
+		}
+		c.progress()
+		w.unharmed()
+	}
+	w.stopAll(c)
+}
+
+// A disk that fills up costs the image, not the service.
+func TestDiskFull(t *testing.T) {
+	for _, size := range []string{"16k", "256k", "1m"} {
+		for _, to := range []string{"-e", "-D"} {
+			t.Run(size+" "+to, func(t *testing.T) {
+				w := newWorld(t)
+				w.serve()
+				c := w.echo("4", 5)
+				small := filepath.Join(w.A.Dir, "small")
+				w.sh(w.A, "mkdir %[1]s; mount -t tmpfs -o size=%[2]s small %[1]s", small, size)
+				before := w.snapshot(w.A)
+				r := w.fails(w.A, exitDumpFailed, []string{"no space left", "running as before"},
+					"dump", "--netns", "svc", "-c", "none", to, filepath.Join(small, "image"))
+				t.Log(r)
+				w.same(w.A, before)
+				c.progress()
+				w.unharmed()
+				w.stopAll(c)
+				w.sh(w.A, "umount %[1]s; rmdir %[1]s", small)
+			})
+		}
+	}
+}
+
+// Nobody reads the image that goes to standard output.
+func TestBrokenPipe(t *testing.T) {
+	w := newWorld(t)
+	w.serve()
+	c := w.echo("4", 5)
+	before := w.snapshot(w.A)
+	r, err := w.A.Run(w.ctx, "bash", "-c", "set -o pipefail; "+w.nsmigrateBin()+" dump --netns svc -c none -e - | head -c 1000 >/dev/null")
+	w.check(err)
+	w.says(r, exitDumpFailed, "running as before")
+	w.same(w.A, before)
+	c.progress()
+	w.unharmed()
+	w.stopAll(c)
+}
+
+// The image may go through a pipe straight to the other host.
+func TestPipe(t *testing.T) {
+	w := newWorld(t)
+	w.serve()
+	c := w.echo("4", 5)
+	w.check(w.pipe(w.ctx, []string{"dump", "--netns", "svc", "-e", "-"}, []string{"restore", "-i", "-"}))
+	w.same(w.A, w.empty[w.A])
+	c.progress()
+	w.unharmed()
+	w.stopAll(c)
+}
+
+// A time limit is kept, and the service resumed.
+func TestTimeout(t *testing.T) {
+	w := newWorld(t)
+	w.serve()
+	c := w.echo("4", 5)
+	before := w.snapshot(w.A)
+	w.fails(w.A, exitDumpFailed, []string{"running as before"}, "dump", "--netns", "svc", "--timeout", "20ms", "-e", w.image(w.A))
+	w.same(w.A, before)
+	c.progress()
+	w.unharmed()
+	w.stopAll(c)
+}
+
+// pipe runs the program on both hosts, A's output being B's input.
+func (w *world) pipe(ctx context.Context, dump, restore []string) error {
+	fifo := filepath.Join(w.Dir, "fifo")
+	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
+		return err
+	}
+	defer os.Remove(fifo)
+	sender := w.shell(ctx, w.A, w.nsmigrateBin(), dump, ">"+fifo)
+	receiver := w.shell(ctx, w.B, w.nsmigrateBin(), restore, "<"+fifo)
+	return errors.Join(<-sender, <-receiver)
+}
+
+func (w *world) shell(ctx context.Context, h *lab.Host, program string, args []string, redirect string) <-chan error {
+	done := make(chan error, 1)
+	go func() {
+		r, err := h.Run(ctx, append([]string{"sh", "-c", `"$@" ` + redirect, "sh", program}, args...)...)
+		if err == nil && r.Code != 0 {
+			err = errors.New(r.String())
+		}
+		done <- err
+	}()
+	return done
+}

@@ -1,0 +1,76 @@
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/nsmigrate/nsmigrate/e2e/peer/seq"
+)
+
+// redis under constant load keeps its client, its keys and their values.
+func TestRedis(t *testing.T) {
+	for _, family := range []string{"4", "6"} {
+		t.Run("IPv"+family, func(t *testing.T) {
+			w := newWorld(t)
+			w.daemon(w.A, inSvc+"redis-server --bind %s %s --protected-mode no --save '' --dir %s", w.svc.IPv4, w.svc.IPv6, w.Dir)
+			c := w.load("--mode", "redis", "--connect", w.svc.Addr(family, 6379), "--conns", "4", "--period", "2ms")
+			w.moves(rounds, c)
+			r := c.stop()
+			if r.Keys == 0 {
+				t.Error("no key was read back")
+			}
+			t.Logf("%d exchanges, %d keys read back, longest gap %.0f ms", r.Exchanges, r.Keys, r.LongestGap)
+		})
+	}
+}
+
+// nginx in the middle of a download: the file arrives whole over its one connection.
+func TestNginx(t *testing.T) {
+	const rate = 1 << 20 // bytes a second
+	for _, family := range []string{"4", "6"} {
+		t.Run("IPv"+family, func(t *testing.T) {
+			w := newWorld(t)
+			dir := filepath.Join(w.Dir, "nginx")
+			w.check(os.Mkdir(dir, 0o755))
+			content := make([]byte, (4+4*rounds)*rate)
+			seq.Stream(2).Fill(content, 0) // the stream of connection 1 to the server
+			w.check(os.WriteFile(filepath.Join(dir, "big"), content, 0o644))
+			config := filepath.Join(dir, "nginx.conf")
+			w.check(os.WriteFile(config, fmt.Appendf(nil, nginxConfig, dir, rate), 0o644))
+			w.daemon(w.A, inSvc+"nginx -c %s", config)
+			c := w.load("--mode", "fetch", "--path", "/big", "--connect", w.svc.Addr(family, 80))
+			w.moves(rounds, c)
+			r := c.stop()
+			if r.Received != uint64(len(content)) {
+				t.Errorf("%d of %d bytes arrived", r.Received, len(content))
+			}
+			t.Logf("%d bytes compared, longest gap %.0f ms", r.Received, r.LongestGap)
+		})
+	}
+}
+
+const nginxConfig = `
+daemon off;
+user root;
+worker_processes 2;
+pid %[1]s/pid;
+error_log %[1]s/error.log;
+events {}
+http {
+	access_log off;
+	client_body_temp_path %[1]s/body;
+	proxy_temp_path %[1]s/proxy;
+	fastcgi_temp_path %[1]s/fastcgi;
+	uwsgi_temp_path %[1]s/uwsgi;
+	scgi_temp_path %[1]s/scgi;
+	sendfile on;
+	server {
+		listen 80;
+		listen [::]:80;
+		root %[1]s;
+		limit_rate %[2]d;
+	}
+}
+`
