@@ -28,10 +28,6 @@ func (n Note) String() string {
 	return fmt.Sprintf("%s=%s of process %d, descriptor %d: %s", n.Option, n.Value, n.PID, n.FD, n.Reason)
 }
 
-// forceReuse is the value of SO_REUSEADDR while a socket is in repair mode (SK_FORCE_REUSE of the kernel).
-// CRIU sets the right one itself when it leaves that mode.
-const forceReuse = 2
-
 // Apply puts the options of one tree's sockets back: it reads each and sets those that differ. pidOf
 // translates a pid of the tree's own pid namespace into that of this process; 0 means it is unknown. The
 // right moment is when CRIU has rebuilt all and nothing runs yet (its post-restore hook).
@@ -154,7 +150,7 @@ func (a *applier) socket(fd int, k *Socket) {
 			if same(s, a.buf[:n]) && !(connected && s.kind == blob) {
 				continue
 			}
-			if s.number == unix.SO_REUSEADDR && s.level == unix.SOL_SOCKET && a.buf[0] == forceReuse {
+			if s.isReuseAddr() && a.buf[0] == forceReuse {
 				continue
 			}
 			err = setsockopt(fd, s.level, s.number, s.want)

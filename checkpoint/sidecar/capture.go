@@ -167,6 +167,9 @@ func (c *capturer) profile(fd int, class class, family int) int {
 		if err != nil {
 			continue // the kernel does not know it
 		}
+		if o.isReuseAddr() && c.buf[0] == forceReuse {
+			continue // CRIU is at work on the socket: it knows the service's own value
+		}
 		c.key = append(c.key, byte(i))
 		from := len(c.key)
 		c.key = append(c.key, c.buf[:min(size, o.size())]...)

@@ -177,6 +177,14 @@ func (o *option) applies(c class, family int) bool {
 	return o.on&c != 0 && (o.family == 0 || o.family == family)
 }
 
+// forceReuse is the value of SO_REUSEADDR while a socket is in repair mode (SK_FORCE_REUSE of the kernel).
+// It is not the service's: CRIU sets that one itself when it leaves the mode.
+const forceReuse = 2
+
+func (o *option) isReuseAddr() bool {
+	return o.level == unix.SOL_SOCKET && o.number == unix.SO_REUSEADDR
+}
+
 // size is how much room a value needs.
 func (o *option) size() int { return [...]int{num32: 4, num64: 8, text: 16, blob: 40}[o.kind] }
 

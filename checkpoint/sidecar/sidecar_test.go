@@ -257,6 +257,10 @@ func TestSegmentSize(t *testing.T) {
 			}
 			car := capture(t, fd)
 			profile := car.Profiles[car.Sockets[0].Profile]
+			if v, ok := profile["SO_REUSEADDR"]; ok {
+				t.Errorf("SO_REUSEADDR %v of a socket in repair mode is captured", v)
+			}
+			profile["SO_REUSEADDR"] = Value{Num: 0}
 			profile["TCP_WINDOW_CLAMP"] = Value{Num: 65535}
 			car.Sockets[0].MSS = int(tt.want)
 			notes, err := car.Apply(context.Background(), 0, func(pid int) int { return pid })

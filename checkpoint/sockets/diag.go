@@ -100,7 +100,9 @@ const (
 
 	allStates = 0xfff
 
-	// Attributes of linux/inet_diag.h.
+	// Attributes of linux/inet_diag.h. The upper layer protocol and signatures are told only to those who
+	// ask for tcp_info.
+	inetDiagInfo    = 2
 	inetDiagMD5Sig  = 18
 	inetDiagULPInfo = 19
 	inetULPInfoName = 1
@@ -121,7 +123,7 @@ func Inets(ctx context.Context, n *ns.NS) ([]Inet, error) {
 	defer c.Close()
 	var list []Inet
 	for _, protocol := range []int{unix.IPPROTO_TCP, unix.IPPROTO_UDP} {
-		part, err := inets(ctx, c, protocol, allStates|1<<newSynRecv)
+		part, err := inets(ctx, c, protocol, allStates|1<<newSynRecv, 1<<(inetDiagInfo-1))
 		if err != nil {
 			return nil, err
 		}
@@ -130,11 +132,11 @@ func Inets(ctx context.Context, n *ns.NS) ([]Inet, error) {
 	return list, nil
 }
 
-func inets(ctx context.Context, c *rawnl.Conn, protocol int, states uint32) ([]Inet, error) {
+func inets(ctx context.Context, c *rawnl.Conn, protocol int, states uint32, extensions byte) ([]Inet, error) {
 	var list []Inet
 	for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
 		req := make([]byte, 56) // struct inet_diag_req_v2 with an empty socket id
-		req[0], req[1] = family, byte(protocol)
+		req[0], req[1], req[2] = family, byte(protocol), extensions
 		binary.NativeEndian.PutUint32(req[4:], states)
 		msgs, err := c.Dump(ctx, rawnl.Message{Type: sockDiagByFamily, Data: req})
 		if err != nil {

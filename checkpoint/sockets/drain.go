@@ -70,7 +70,7 @@ func AwaitDrained(ctx context.Context, n *ns.NS, timeout time.Duration) error {
 	defer c.Close()
 	deadline := time.Now().Add(timeout)
 	for {
-		list, err := inets(ctx, c, unix.IPPROTO_TCP, 1<<Listen|1<<SynRecv|1<<newSynRecv)
+		list, err := inets(ctx, c, unix.IPPROTO_TCP, 1<<Listen|1<<SynRecv|1<<newSynRecv, 0)
 		if err != nil {
 			return fmt.Errorf("watch accept queues: %w", err)
 		}
