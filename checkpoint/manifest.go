@@ -23,7 +23,6 @@ const (
 	ConfigFile  = "config.dump"    // container-like description that checkpointctl shows
 	SpecFile    = "spec.dump"      // the OCI spec's part that checkpointctl reads
 	NetworkFile = "network.status" // addresses by interface, podman's shape
-	StatsFile   = "stats-dump"     // CRIU's figures of the first tree's dump
 	TreesDir    = "checkpoint"     // CRIU images of the first tree; further trees in tree-2, tree-3 ... below it
 
 	ManifestFile = "manifest.json"
