@@ -315,3 +315,53 @@ func FuzzParse(f *testing.F) {
 		Inode(string(b), "net")
 	})
 }
+
+// A tree that has changed since it was read is brought up to date.
+func TestRefresh(t *testing.T) {
+	files := join(process(10, 1, 'S', "10", 7), process(11, 10, 'S', "11", 7), process(12, 11, 'S', "12", 7))
+	files["10/task/10/children"] = "11 "
+	files["11/task/11/children"] = "12 "
+	files["12/task/12/children"] = ""
+	d := write(t, files)
+	trees, err := d.Trees(7)
+	if err != nil || len(trees) != 1 {
+		t.Fatalf("%+v, %v", trees, err)
+	}
+	tree := &trees[0]
+	tree.Processes[0].Comm = "known"
+	// 12 ends, 13 is new, 11 has another thread.
+	dir := string(d)
+	if err := os.RemoveAll(filepath.Join(dir, "12")); err != nil {
+		t.Fatal(err)
+	}
+	more := process(13, 10, 'S', "13", 7)
+	more["10/task/10/children"] = "11 13 "
+	more["11/task/11/children"] = "12 "
+	more["11/task/14/status"] = process(14, 10, 'S', "14", 7)["14/status"]
+	more["13/task/13/children"] = ""
+	for name, content := range more {
+		path := filepath.Join(dir, name)
+		os.MkdirAll(filepath.Dir(path), 0o755)
+		if target, ok := strings.CutPrefix(content, "->"); ok {
+			os.Symlink(target, path)
+		} else {
+			os.WriteFile(path, []byte(content), 0o644)
+		}
+	}
+	if err := d.Refresh(tree); err != nil {
+		t.Fatal(err)
+	}
+	if got := tree.PIDs(); !slices.Equal(got, []int{10, 11, 13}) {
+		t.Errorf("processes %v", got)
+	}
+	if tree.Processes[0].Comm != "known" || tree.Processes[2].Comm != "proc13" {
+		t.Errorf("names %s, %s", tree.Processes[0].Comm, tree.Processes[2].Comm)
+	}
+	if got := tree.Processes[1].Threads; len(got) != 2 || got[1].NSTID != 14 {
+		t.Errorf("threads %+v", got)
+	}
+	os.RemoveAll(filepath.Join(dir, "10"))
+	if err := d.Refresh(tree); !errors.Is(err, ErrGone) {
+		t.Errorf("without the root: %v", err)
+	}
+}
