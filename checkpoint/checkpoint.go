@@ -265,6 +265,11 @@ func (d *dump) write(ctx context.Context, state *netstate.State, store Store) er
 	if d.opts.LeaveRunning {
 		m.Source = SourceRunning
 	}
+	for _, t := range m.Trees {
+		if err := criu.Orphan(filepath.Join(d.image(), t.Dir)); err != nil {
+			return err
+		}
+	}
 	if err := writeFile(filepath.Join(d.image(), StateFile), func(f *os.File) error {
 		_, err := state.WriteTo(f)
 		return err

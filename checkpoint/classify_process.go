@@ -42,8 +42,9 @@ func (c *classifier) process(t *proc.Tree, p *proc.Process) {
 		refuse("it lives in a user namespace of its own, which can't be rebuilt around an existing network namespace",
 			"start the service without a user namespace")
 	}
-	if p.NS.Time != host.Namespaces.Time {
-		refuse("it lives in a time namespace of its own", "start the service without a time namespace")
+	// CRIU itself makes a time namespace for what it restores, so that clocks go on where they stopped.
+	if p.NS.Time != root.NS.Time {
+		refuse(fmt.Sprintf("it lives in another time namespace than the root of its tree, process %d", root.PID), "")
 	}
 	if p.NS.PID != root.NS.PID {
 		refuse(fmt.Sprintf("it lives in another pid namespace than the root of its tree, process %d", root.PID), "")

@@ -259,6 +259,34 @@ func ReadRestoreStats(dir string) (*RestoreStats, error) {
 	}, nil
 }
 
+// WriteDumpStats writes statistics to dir in the form of CRIU's own, for programs that look for them in an image:
+// CRIU writes them only when a dump has ended, and an image is complete before.
+func WriteDumpStats(dir string, s DumpStats) error {
+	e := &stats.StatsEntry{Dump: &stats.DumpStatsEntry{
+		FreezingTime:       &s.FreezingTime,
+		FrozenTime:         &s.FrozenTime,
+		MemdumpTime:        &s.MemdumpTime,
+		MemwriteTime:       &s.MemwriteTime,
+		PagesScanned:       &s.PagesScanned,
+		PagesWritten:       &s.PagesWritten,
+		PagesSkippedParent: new(uint64),
+		PagesLazy:          new(uint64),
+	}}
+	message, err := e.MarshalVT()
+	if err != nil {
+		return fmt.Errorf("write dump statistics: %w", err)
+	}
+	var b []byte
+	b = binary.LittleEndian.AppendUint32(b, magicService)
+	b = binary.LittleEndian.AppendUint32(b, stats.StatsMagic)
+	b = binary.LittleEndian.AppendUint32(b, uint32(len(message)))
+	b = append(b, message...)
+	if err := os.WriteFile(filepath.Join(dir, stats.StatsDump), b, 0o600); err != nil {
+		return fmt.Errorf("write dump statistics: %w", err)
+	}
+	return nil
+}
+
 func readStats(dir, name string) (*stats.StatsEntry, error) {
 	im, err := openImage(dir, name)
 	if err != nil {

@@ -185,6 +185,13 @@ func TestImages(t *testing.T) {
 		if stats.FrozenTime == 0 || stats.PagesWritten == 0 || stats.PagesScanned < stats.PagesWritten {
 			t.Errorf("statistics %+v", stats)
 		}
+		dir := t.TempDir()
+		if err := criu.WriteDumpStats(dir, *stats); err != nil {
+			t.Fatal(err)
+		}
+		if again, err := criu.ReadDumpStats(dir); err != nil || *again != *stats {
+			t.Errorf("written and read: %+v, %v", again, err)
+		}
 	})
 	t.Run("cut", func(t *testing.T) { testCut(t, images) })
 }
