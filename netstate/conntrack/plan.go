@@ -1,0 +1,198 @@
+package conntrack
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nsmigrate/nsmigrate/netstate/rawnl"
+)
+
+// Life of an entry whose own the kernel didn't show, in seconds: the kernel's defaults for established TCP
+// connections and for UDP streams.
+const (
+	tcpLife   = 5 * 24 * 60 * 60
+	otherLife = 120
+)
+
+// Plan turns a capture into the messages that create the same entries: masters first, then the connections
+// that follow from them (data connections of FTP and the like), then expectations.
+//
+// An entry is created with the reply tuple it would have without translation, and with translations to
+// exactly the address and port that the captured reply shows; also where only the port differs, as after a
+// redirect. The status keeps what userspace may set (seen reply, assured, fixed timeout); translation and
+// expectation come with the rest.
+//
+// Both directions of a TCP connection get IP_CT_TCP_FLAG_BE_LIBERAL for the rest of their life. The kernel
+// doesn't show where the window is and learns it from the first packet it sees. After a move that packet is
+// likely a retransmission of data that the other side already has: its acknowledgement would lie beyond the
+// window learnt, count as invalid, and not be translated or accepted. The flags that speak of window
+// positions which are lost (the highest acknowledgement, a challenge acknowledgement) are cleared.
+//
+// Labels are kept only where a rule uses labels, so rules have to be there first. An expected connection
+// whose master isn't among the messages becomes one without a master. The error is [rawnl.ErrMalformed] if
+// the messages can't be a capture.
+func Plan(msgs []rawnl.Message) ([]rawnl.Message, error) {
+	for _, m := range msgs {
+		if err := Validate(m); err != nil {
+			return nil, fmt.Errorf("plan conntrack: %w", err)
+		}
+	}
+	var plan []rawnl.Message
+	for _, m := range mastersFirst(msgs) {
+		plan = append(plan, create(m))
+	}
+	for _, m := range msgs {
+		if m.Type != typeExpect {
+			continue
+		}
+		// The kernel gives a new expectation its helper's timeout; the second message sets what was left.
+		m = carried(m)
+		m.Flags = unix.NLM_F_CREATE
+		plan = append(plan, m)
+		if rawnl.Get(attrsOf(m), expectTimeout) != nil {
+			plan = append(plan, rawnl.Message{Type: m.Type, Data: m.Data})
+		}
+	}
+	return plan, nil
+}
+
+// mastersFirst returns the entries in an order in which every master precedes those that name it. An entry
+// that names a master which isn't there is returned without it.
+func mastersFirst(msgs []rawnl.Message) []rawnl.Message {
+	var ordered, waiting []rawnl.Message
+	known := map[string]bool{}
+	add := func(m rawnl.Message) {
+		ordered = append(ordered, m)
+		known[string(rawnl.Get(attrsOf(m), ctaTupleOrig))] = true
+	}
+	for _, m := range msgs {
+		switch {
+		case m.Type != typeEntry:
+		case rawnl.Get(attrsOf(m), ctaTupleMaster) != nil:
+			waiting = append(waiting, m)
+		default:
+			add(m)
+		}
+	}
+	for len(waiting) > 0 {
+		var still []rawnl.Message
+		for _, m := range waiting {
+			if known[string(rawnl.Get(attrsOf(m), ctaTupleMaster))] {
+				add(m)
+			} else {
+				still = append(still, m)
+			}
+		}
+		if len(still) == len(waiting) {
+			for _, m := range still {
+				add(request(m.Type, familyOf(m), rawnl.EncodeAttrs(without(attrsOf(m), ctaTupleMaster))))
+			}
+			break
+		}
+		waiting = still
+	}
+	return ordered
+}
+
+func without(b []byte, kinds ...uint16) []rawnl.Attr {
+	var attrs []rawnl.Attr
+	for a := range rawnl.Each(b) {
+		attrs = append(attrs, a)
+	}
+	return rawnl.Without(attrs, kinds...)
+}
+
+// create returns the message that creates a captured entry.
+func create(m rawnl.Message) rawnl.Message {
+	b := attrsOf(carried(m))
+	orig, reply := rawnl.Get(b, ctaTupleOrig), rawnl.Get(b, ctaTupleReply)
+	plain := plainReply(orig, reply)
+	out := rawnl.Rewrite(b, func(a rawnl.Attr) (rawnl.Attr, bool) {
+		switch a.Kind() {
+		case ctaTupleReply:
+			a.Data = plain
+		case ctaStatus:
+			a.Data = binary.BigEndian.AppendUint32(nil, uint32(number(a.Data))&^statusNotOurs|statusConfirmed)
+		case ctaProtoinfo:
+			a.Data = liberal(a.Data)
+		case ctaNATSrc, ctaNATDst:
+			return a, false
+		}
+		return a, true
+	})
+	if from := source(reply); !from.equal(source(plain)) {
+		out = appendNAT(out, ctaNATDst, from)
+	}
+	if to := destination(reply); !to.equal(destination(plain)) {
+		out = appendNAT(out, ctaNATSrc, to)
+	}
+	if rawnl.Get(b, ctaTimeout) == nil {
+		out = appendOffloaded(out, orig)
+	}
+	plan := request(m.Type, familyOf(m), out)
+	plan.Flags = unix.NLM_F_CREATE | unix.NLM_F_EXCL
+	return plan
+}
+
+// liberal changes a TCP connection's flags as [Plan] describes, and sets the mask that says which flags
+// are meant: the kernel shows none.
+func liberal(protoinfo []byte) []byte {
+	return rawnl.Rewrite(protoinfo, func(a rawnl.Attr) (rawnl.Attr, bool) {
+		if a.Kind() != protoinfoTCP {
+			return a, true
+		}
+		a.Data = rawnl.Rewrite(a.Data, func(f rawnl.Attr) (rawnl.Attr, bool) {
+			if (f.Kind() == tcpFlagsOrig || f.Kind() == tcpFlagsReply) && len(f.Data) == 2 {
+				f.Data = []byte{f.Data[0]&^(tcpFlagMaxACKSet|tcpFlagChallenged) | tcpFlagBeLiberal, 0xff}
+			}
+			return f, true
+		})
+		return a, true
+	})
+}
+
+// appendOffloaded appends what the kernel keeps from showing of an entry that a flowtable handles: its
+// life and, for TCP, its state, which is established while it is there (ctnetlink_dump_info).
+func appendOffloaded(b, orig []byte) []byte {
+	life := uint32(otherLife)
+	if number(rawnl.Get(rawnl.Get(orig, tupleProto), protoNum)) == unix.IPPROTO_TCP {
+		life = tcpLife
+		flags := []byte{tcpFlagBeLiberal, 0xff}
+		tcp := rawnl.AppendAttr(nil, tcpState, []byte{tcpEstablished})
+		tcp = rawnl.AppendAttr(tcp, tcpFlagsOrig, flags)
+		tcp = rawnl.AppendAttr(tcp, tcpFlagsReply, flags)
+		info := rawnl.AppendAttr(nil, protoinfoTCP|unix.NLA_F_NESTED, tcp)
+		b = rawnl.AppendAttr(b, ctaProtoinfo|unix.NLA_F_NESTED, info)
+	}
+	return rawnl.AppendAttr(b, ctaTimeout, binary.BigEndian.AppendUint32(nil, life))
+}
+
+// reconcile returns what to delete and what to create so that the entries of a plan exist where others
+// already do. An entry that stands in the way is deleted, unless it is the planned one already: translation,
+// helper and master of an existing entry can't be changed (ctnetlink_change_conntrack).
+func reconcile(plan, existing []rawnl.Message) (deletes, creates []rawnl.Message) {
+	have := make(map[string]rawnl.Message, len(existing))
+	for _, m := range existing {
+		if m.Type == typeEntry {
+			have[string(key(m))] = m
+		}
+	}
+	for _, m := range plan {
+		there, taken := have[string(key(m))]
+		if m.Type == typeEntry && taken {
+			if bytes.Equal(Normalize(create(there)).Data, Normalize(m).Data) {
+				continue
+			}
+			attrs := rawnl.AppendAttr(nil, ctaTupleOrig|unix.NLA_F_NESTED, rawnl.Get(attrsOf(m), ctaTupleOrig))
+			if zone := rawnl.Get(attrsOf(m), ctaZone); zone != nil {
+				attrs = rawnl.AppendAttr(attrs, ctaZone, zone)
+			}
+			deletes = append(deletes, request(m.Type|requestDelete, familyOf(m), attrs))
+		}
+		creates = append(creates, m)
+	}
+	return deletes, creates
+}
