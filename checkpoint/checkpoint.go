@@ -238,6 +238,11 @@ func (d *dump) dumpTrees(ctx context.Context) (*netstate.State, error) {
 		return err
 	})
 	g.Go(func() (err error) {
+		for i := range d.live {
+			if err := d.report.Manifest.Trees[i].refresh(&d.live[i]); err != nil {
+				return err
+			}
+		}
 		car, err = sidecar.Capture(gctx, sidecar.Holders(d.live), d.car)
 		return err
 	})
