@@ -186,7 +186,7 @@ func TestAllowLoss(t *testing.T) {
 	w.sh(w.A, "ip -n svc link add link eth0 name mvt0 type macvtap")
 	c := w.echo("4", 3)
 	before := w.snapshot(w.A)
-	r := w.nsmigrate(w.A, "--format", "json", "dump", "--netns", "svc", "-e", w.image(w.A))
+	r := w.nsmigrate(w.A, "dump", "--format", "json", "--netns", "svc", "-e", w.image(w.A))
 	var refusal struct {
 		Error struct {
 			Problems []struct {
@@ -338,7 +338,7 @@ func TestAllProblemsAtOnce(t *testing.T) {
 	w.copyFile(w.peerBin(), second)
 	w.serve()
 	w.daemon(w.A, inSvc+"%s serve --quiet --listen :7001", second)
-	w.pid(w.A, second)
+	w.listening("7001")
 	w.echo("4", 1)
 	w.dump(w.A)
 	w.carry(w.A, w.B)

@@ -15,6 +15,7 @@ func TestRedis(t *testing.T) {
 		t.Run("IPv"+family, func(t *testing.T) {
 			w := newWorld(t)
 			w.daemon(w.A, inSvc+"redis-server --bind %s %s --protected-mode no --save '' --dir %s", w.svc.IPv4, w.svc.IPv6, w.Dir)
+			w.listening("6379")
 			c := w.load("--mode", "redis", "--connect", w.svc.Addr(family, 6379), "--conns", "4", "--period", "2ms")
 			w.moves(rounds, c)
 			r := c.stop()
@@ -40,6 +41,7 @@ func TestNginx(t *testing.T) {
 			config := filepath.Join(dir, "nginx.conf")
 			w.check(os.WriteFile(config, fmt.Appendf(nil, nginxConfig, dir, rate), 0o644))
 			w.daemon(w.A, inSvc+"nginx -c %s", config)
+			w.listening("80")
 			c := w.load("--mode", "fetch", "--path", "/big", "--connect", w.svc.Addr(family, 80))
 			w.moves(rounds, c)
 			r := c.stop()

@@ -22,6 +22,7 @@ func TestStdio(t *testing.T) {
 			w := newWorld(t)
 			log := filepath.Join(w.Dir, "log")
 			w.daemon(w.A, "%s", strings.NewReplacer("PEER", w.peerBin()+" serve", "LOG", log).Replace(command))
+			w.listening("7000")
 			c := w.echo("4", 5)
 			w.moves(rounds, c)
 			w.stopAll(c)

@@ -23,6 +23,7 @@ func TestStartedBy(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
 			w.daemon(w.A, prefix+"%s serve --quiet --children 2 --unix %s", w.peerBin(), filepath.Join(w.Dir, "link.sock"))
+			w.listening("7000")
 			c := w.echo("4", 10)
 			before := w.ask(w.svc.Addr("4", 7000))
 			w.moves(rounds, c)

@@ -138,10 +138,27 @@ func (w *world) daemon(h *lab.Host, format string, args ...any) {
 // inSvc is how most services are started.
 const inSvc = "ip netns exec svc "
 
-// serve starts the peer's service in the namespace on host A.
+// serve starts the peer's service in the namespace on host A, and returns when it listens.
 func (w *world) serve(args ...string) {
 	w.Helper()
 	w.daemon(w.A, inSvc+"%s serve --quiet %s", w.peerBin(), strings.Join(args, " "))
+	port := "7000"
+	if i := slices.Index(args, "--listen"); i >= 0 {
+		port = strings.TrimPrefix(args[i+1], ":")
+	}
+	w.listening(port)
+}
+
+// listening waits until the port is open on host A, so that no attempt to connect is answered with a RST.
+func (w *world) listening(port string) {
+	w.Helper()
+	w.check(lab.Eventually(w.limit(), func() error {
+		out, err := w.A.Output(w.ctx, "ip", "netns", "exec", "svc", "ss", "-tlnH", "sport", "=", ":"+port)
+		if err == nil && out == "" {
+			err = fmt.Errorf("nobody listens on port %s", port)
+		}
+		return err
+	}))
 }
 
 // pid waits for the process whose command line contains all the words, and returns its id in the host.

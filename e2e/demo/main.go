@@ -99,9 +99,6 @@ func (d *demo) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if d.wire, err = d.Client.Watch("eth0"); err != nil {
-		return err
-	}
 	cmd := exec.CommandContext(ctx, d.peer, "load", "--mode", "redis", "--period", "1ms", "--connect", d.svc.Addr("4", 6379))
 	cmd.Stderr = os.Stderr
 	if d.client, err = control.Attach(cmd); err != nil {
@@ -111,6 +108,10 @@ func (d *demo) start(ctx context.Context) error {
 		return err
 	}
 	if _, err := d.client.Ready(ctx); err != nil {
+		return err
+	}
+	// Until redis listened, the client's attempts were refused with a RST each.
+	if d.wire, err = d.Client.Watch("eth0"); err != nil {
 		return err
 	}
 	say("host-a runs redis in the network namespace %q at %s.", d.svc.Name, d.svc.IPv4)
