@@ -125,7 +125,7 @@ func normalizeAddress(m rawnl.Message) rawnl.Message {
 	if b, ok := rawnl.Find(a.attrs, unix.IFA_CACHEINFO); ok && len(b) >= 8 {
 		for i, v := range []uint32{rawnl.Uint32(b), rawnl.Uint32(b[4:])} {
 			if v != infinity {
-				attrs = append(attrs, u32Attr(uint16(0x3000+i), 0))
+				attrs = append(attrs, u32Attr(uint16(lifetimeMark+i), 0))
 			}
 		}
 	}

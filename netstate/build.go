@@ -352,9 +352,6 @@ func (b *builder) dump(ctx context.Context, kind Kind) ([]rawnl.Message, error) 
 	return have, nil
 }
 
-// buildFilters replays packet filters and connection tracking.
-func (b *builder) buildFilters(context.Context) error { return nil }
-
 // finishSysctls tries once more what could not be set at its turn, because another parameter bounded it or
 // the module that has it was not in use.
 func (b *builder) finishSysctls() error {

@@ -10,6 +10,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nsmigrate/nsmigrate/netstate/iptables"
+	"github.com/nsmigrate/nsmigrate/netstate/nftables"
 	"github.com/nsmigrate/nsmigrate/netstate/ns"
 	"github.com/nsmigrate/nsmigrate/netstate/rawnl"
 )
@@ -112,8 +114,11 @@ func Capture(ctx context.Context, n *ns.NS, opts CaptureOptions) (*State, error)
 			s.losses = append(s.losses, loss)
 		}
 	}
+	if err := s.captureFilters(ctx, n, opts.Prev); err != nil {
+		return nil, fmt.Errorf("capture: %w", err)
+	}
 	if p := opts.Prev; p != nil {
-		s.Sysctls, s.Tables, s.uplinks = p.Sysctls, p.Tables, p.uplinks
+		s.Sysctls, s.uplinks = p.Sysctls, p.uplinks
 		return s, nil
 	}
 	if s.uplinks, err = captureUplinks(ctx, nl, opts.Host, links); err != nil {
@@ -183,10 +188,11 @@ func (s *State) Validate() error {
 }
 
 func validateMessage(k Kind, m rawnl.Message) error {
-	size, typ := headerOf(k)
-	if size == 0 {
-		return nil
+	switch k {
+	case KindNFTables:
+		return nftables.Validate(m)
 	}
+	size, typ := headerOf(k)
 	if m.Type != typ || m.Flags != 0 {
 		return fmt.Errorf("message of type %d with flags %#x", m.Type, m.Flags)
 	}
@@ -263,6 +269,11 @@ func (s *State) validateRest() error {
 	for _, c := range s.Sysctls {
 		if !sysctlPathValid(c.Path) {
 			return fmt.Errorf("%w: sysctl path %q", ErrMalformed, c.Path)
+		}
+	}
+	for _, t := range s.Tables {
+		if err := iptables.Validate(t); err != nil {
+			return fmt.Errorf("%w: %w", ErrMalformed, err)
 		}
 	}
 	seen := map[int32]bool{}

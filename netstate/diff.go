@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/nsmigrate/nsmigrate/netstate/iptables"
 	"github.com/nsmigrate/nsmigrate/netstate/rawnl"
 )
 
@@ -44,15 +45,21 @@ func (s *State) messages(k Kind) []rawnl.Message {
 	return s.Messages[k]
 }
 
+// identity returns what two captures of the same object have in common.
+func identity(k Kind, m rawnl.Message) string {
+	m = normalize(k, m)
+	return string([]byte{byte(m.Type), byte(m.Type >> 8)}) + string(m.Data)
+}
+
 func diffKind(k Kind, a, b *State) []Change {
 	left := map[string]int{}
 	for _, m := range a.messages(k) {
-		left[string(normalize(k, m).Data)]++
+		left[identity(k, m)]++
 	}
 	var added, removed []Change
 	names := b.names()
 	for _, m := range b.messages(k) {
-		key := string(normalize(k, m).Data)
+		key := identity(k, m)
 		if left[key] > 0 {
 			left[key]--
 			continue
@@ -63,7 +70,7 @@ func diffKind(k Kind, a, b *State) []Change {
 	}
 	names = a.names()
 	for _, m := range slices.Backward(a.messages(k)) {
-		key := string(normalize(k, m).Data)
+		key := identity(k, m)
 		if left[key] > 0 {
 			left[key]--
 			if b != nil || !implicit(k, m) {
@@ -126,10 +133,8 @@ func (s *State) tableLines() []string {
 	}
 	var lines []string
 	for _, t := range s.Tables {
-		for line := range strings.Lines(t.Text) {
-			if !strings.HasPrefix(line, "#") {
-				lines = append(lines, t.Tool+" "+strings.TrimSuffix(line, "\n"))
-			}
+		for line := range strings.Lines(iptables.Normalize(t.Text)) {
+			lines = append(lines, t.Tool+" "+strings.TrimSuffix(line, "\n"))
 		}
 	}
 	return lines

@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nsmigrate/nsmigrate/netstate/nftables"
 	"github.com/nsmigrate/nsmigrate/netstate/rawnl"
 )
 
@@ -462,12 +463,12 @@ func (p *planner) settled() []Op {
 func settle(kind Kind, have []rawnl.Message, want []Op) []Op {
 	wanted := make(map[string]int, len(want))
 	for _, op := range want {
-		wanted[string(normalize(kind, op.Object).Data)]++
+		wanted[identity(kind, op.Object)]++
 	}
 	present := map[string]int{}
 	var ops []Op
 	for _, m := range have {
-		key := string(normalize(kind, m).Data)
+		key := identity(kind, m)
 		if wanted[key] > 0 {
 			wanted[key]--
 			present[key]++
@@ -478,7 +479,7 @@ func settle(kind Kind, have []rawnl.Message, want []Op) []Op {
 		}
 	}
 	for _, op := range want {
-		key := string(normalize(kind, op.Object).Data)
+		key := identity(kind, op.Object)
 		if present[key] > 0 {
 			present[key]--
 			continue
@@ -530,6 +531,8 @@ func normalize(kind Kind, m rawnl.Message) rawnl.Message {
 		return normalizeNeigh(m)
 	case KindAddrLabel:
 		return normalizeAddrLabel(m)
+	case KindNFTables:
+		return nftables.Normalize(m)
 	}
 	return m
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 
+	"github.com/nsmigrate/nsmigrate/netstate/iptables"
 	"github.com/nsmigrate/nsmigrate/netstate/rawnl"
 )
 
@@ -65,21 +66,28 @@ func (k Kind) String() string {
 	return fmt.Sprintf("kind %d", uint16(k))
 }
 
+// plural returns the kind's title in a list.
+func (k Kind) plural() string {
+	switch k {
+	case KindAddress:
+		return "addresses"
+	case KindNeigh:
+		return "neighbours"
+	case KindFDB, KindMDB, KindNFTables, KindConntrack:
+		return k.String()
+	}
+	return k.String() + "s"
+}
+
 // State is the network state of one namespace. It is plain data; the zero value and nil stand for a fresh
 // namespace.
 type State struct {
 	Kernel   string                   // release of the kernel that was captured, as uname -r prints it
 	Messages map[Kind][]rawnl.Message // the kernel's messages in dump order
 	Sysctls  []Sysctl                 // sorted by path; see [Sysctl] for which
-	Tables   []Table                  // rulesets of legacy iptables
+	Tables   []iptables.Table         // rulesets of legacy iptables, arptables
 	uplinks  []Uplink
 	losses   []Loss
-}
-
-// Table is the ruleset of one legacy packet filter, in the text form of its own tools.
-type Table struct {
-	Tool string `json:"tool"` // "iptables-legacy", "ip6tables-legacy" ...
-	Text string `json:"text"` // as TOOL-save -c prints it
 }
 
 // Loss is an object that a capture saw and that a State does not carry.
