@@ -50,7 +50,7 @@ func dumped(t *testing.T, at string) {
 	defer service.Process.Kill()
 	time.Sleep(100 * time.Millisecond) // past its exec
 	out, err := exec.Command(path, "dump", "--leave-running", "--network-lock", "skip", "--images-dir", at,
-		"--work-dir", t.TempDir(), "--tree", jsonOf(t, service.Process.Pid)).CombinedOutput()
+		"--work-dir", filepath.Dir(at), "--tree", jsonOf(t, service.Process.Pid)).CombinedOutput()
 	if err != nil {
 		t.Fatalf("criu dump: %v\n%s", err, out)
 	}
@@ -128,6 +128,7 @@ func TestCheckpointctl(t *testing.T) {
 		if tree := run("inspect", "--ps-tree-cmd", "--files", "--sockets", archive); !strings.Contains(tree, "sleep 1000") {
 			t.Errorf("inspect misses the command line:\n%s", tree)
 		}
+		run("inspect", "--all", archive)
 		var list []struct {
 			Name    string `json:"container_name"`
 			Runtime string `json:"runtime"`
