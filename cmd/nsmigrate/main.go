@@ -6,12 +6,17 @@ import (
 	"context"
 	"io"
 	"os"
+
+	"github.com/nsmigrate/nsmigrate/restore/nsinit"
 )
 
 // version is set by the linker (see the Makefile).
 var version = "unknown"
 
 func main() {
+	if len(os.Args) > 1 && os.Args[1] == nsinit.Arg {
+		nsinit.Main()
+	}
 	os.Exit(run(os.Args, os.Stdin, os.Stdout, os.Stderr))
 }
 
