@@ -291,6 +291,15 @@ func (d *dump) write(ctx context.Context, state *netstate.State, store Store) er
 	}); err != nil {
 		return fmt.Errorf("write socket options: %w", err)
 	}
+	described, err := Describe(m, interfaces(state))
+	if err != nil {
+		return err
+	}
+	for name, text := range described {
+		if err := os.WriteFile(filepath.Join(d.image(), name), text, 0o600); err != nil {
+			return fmt.Errorf("write description: %w", err)
+		}
+	}
 	if err := Seal(ctx, d.image(), m); err != nil {
 		return err
 	}
@@ -298,6 +307,20 @@ func (d *dump) write(ctx context.Context, state *netstate.State, store Store) er
 		d.report.Bytes += e.Size
 	}
 	return store.Stage(ctx, d.image(), m)
+}
+
+// interfaces lists the devices that have addresses.
+func interfaces(state *netstate.State) []Interface {
+	var list []Interface
+	for _, a := range state.Addresses() {
+		i := slices.IndexFunc(list, func(known Interface) bool { return known.Name == a.Device })
+		if i < 0 {
+			i = len(list)
+			list = append(list, Interface{Name: a.Device, MAC: state.MAC(a.Device).String()})
+		}
+		list[i].Prefixes = append(list[i].Prefixes, a.Prefix)
+	}
+	return list
 }
 
 func writeFile(path string, write func(*os.File) error) error {

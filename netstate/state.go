@@ -2,6 +2,7 @@ package netstate
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
 
 	"github.com/nsmigrate/nsmigrate/netstate/iptables"
@@ -152,4 +153,18 @@ func (s *State) names() linkNames {
 		}
 	}
 	return names
+}
+
+// MAC returns the link-layer address of a device; it is empty if the device has none or doesn't exist.
+func (s *State) MAC(device string) net.HardwareAddr {
+	links, err := s.links()
+	if err != nil {
+		return nil
+	}
+	for i := range links {
+		if links[i].name == device {
+			return links[i].mac()
+		}
+	}
+	return nil
 }
