@@ -344,6 +344,11 @@ func (t *Tree) validate() error {
 			return fmt.Errorf("binary %q: %w", b.Path, err)
 		}
 	}
+	for _, f := range t.Files {
+		if err := validFile(f.Path, f.Size); err != nil {
+			return fmt.Errorf("file %q: %w", f.Path, err)
+		}
+	}
 	for _, e := range t.Externals {
 		if err := e.validate(); err != nil {
 			return fmt.Errorf("external %q: %w", e.Key, err)
@@ -353,15 +358,24 @@ func (t *Tree) validate() error {
 }
 
 func (b Binary) validate() error {
+	if err := validFile(b.Path, b.Size); err != nil {
+		return err
+	}
 	switch {
-	case !path.IsAbs(b.Path) || path.Clean(b.Path) != b.Path:
-		return errors.New("path is not absolute and clean")
-	case b.Size < 0:
-		return fmt.Errorf("size %d", b.Size)
 	case b.BuildID != "" && !hexOf(b.BuildID, len(b.BuildID)/2):
 		return fmt.Errorf("build id %q: want hex digits", b.BuildID)
 	case b.Digest != "" && !validDigest(b.Digest):
 		return fmt.Errorf("digest %q: want %s and 64 hex digits", b.Digest, SumPrefix)
+	}
+	return nil
+}
+
+func validFile(name string, size int64) error {
+	switch {
+	case !path.IsAbs(name) || path.Clean(name) != name:
+		return errors.New("path is not absolute and clean")
+	case size < 0:
+		return fmt.Errorf("size %d", size)
 	}
 	return nil
 }
