@@ -82,7 +82,7 @@ func newPair(t testing.TB) pair {
 	}
 	for i, n := range []*ns.NS{p.client, p.server} {
 		dev := string("cs"[i])
-		run(t, n, fmt.Sprintf("ip link set lo up; ip addr add 10.0.0.%d/24 dev %s; ip addr add fd00::%d/64 dev %s nodad; ip link set %s up", i+1, dev, i+1, dev, dev))
+		run(t, n, fmt.Sprintf("sysctl -qw net.ipv4.tcp_syn_retries=2; ip link set lo up; ip addr add 10.0.0.%d/24 dev %s; ip addr add fd00::%d/64 dev %s nodad; ip link set %s up", i+1, dev, i+1, dev, dev))
 	}
 	return p
 }
@@ -258,7 +258,8 @@ func TestReplayWhileRetransmitting(t *testing.T) {
 	run(t, p.server, `nft 'table ip t {
 		chain i { type filter hook input priority 0; ct state invalid drop; };
 		chain o { type filter hook output priority 0; ct state invalid drop; }; }'`)
-	const line, count = "unheard\n", 6
+	// Segments too large to be repeated together.
+	line, count := strings.Repeat("unheard", 200), 6
 	serve(t, p.server, "10.0.0.2:5000", func(c net.Conn) {
 		_, _ = io.CopyN(c, c, int64(len("before\n")))
 		_, _ = io.CopyN(io.Discard, c, int64(len(line)*count))
@@ -335,6 +336,59 @@ func TestReplayForwarded(t *testing.T) {
 			t.Errorf("%s: %d entries", c.addr, len(got))
 		}
 	}
+}
+
+// TestReplayExpectations: an FTP control connection with its helper, an expected data connection that
+// comes after the move, and one that came before and names its master. All of it in a zone.
+func TestReplayExpectations(t *testing.T) {
+	needRoot(t, "ip", "nft", "conntrack")
+	p := newPair(t)
+	run(t, p.server, `nft 'table ip t {
+		ct helper ftp { type "ftp" protocol tcp; l3proto ip; };
+		chain r { type filter hook prerouting priority raw; ct zone set 5; };
+		chain o { type filter hook output priority raw; ct zone set 5; };
+		chain i { type filter hook input priority 0; tcp dport 21 ct helper set "ftp"; tcp dport 21 accept; ct state established,related accept; drop; }; }'`)
+	serve(t, p.server, "10.0.0.2:21", func(c net.Conn) {
+		_, _ = io.WriteString(c, "220 at your service\r\n") // the helper looks for answers after a line's end
+		for port := byte(1); ; port++ {
+			if _, err := io.ReadFull(c, make([]byte, len("PASV\r\n"))); err != nil {
+				return
+			}
+			_, _ = fmt.Fprintf(c, "227 Entering Passive Mode (10,0,0,2,100,%d).\r\n", port)
+		}
+	})
+	listen(t, p.server, "10.0.0.2:25601")
+	listen(t, p.server, "10.0.0.2:25602")
+	control := dial(t, p.client, "tcp", "10.0.0.2:21")
+	if _, err := control.Read(make([]byte, 100)); err != nil {
+		t.Fatal(err)
+	}
+	passive := func() {
+		if _, err := io.WriteString(control, "PASV\r\n"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := control.Read(make([]byte, 100)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	passive()
+	first := dial(t, p.client, "tcp", "10.0.0.2:25601")
+	echo(t, first, "first\n")
+	passive()
+	var lines []string
+	for _, m := range capture(t, p.server) {
+		lines = append(lines, conntrack.Describe(m))
+	}
+	text := strings.Join(lines, "\n")
+	for _, want := range []string{"helper=ftp", "zone=5", "expectation tcp", "EXPECTED", "master src=10.0.0.1 dst=10.0.0.2"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("no %q in:\n%s", want, text)
+		}
+	}
+	replay(t, p.server)
+	echo(t, first, "first again\n")
+	second := dial(t, p.client, "tcp", "10.0.0.2:25602")
+	echo(t, second, "second\n")
 }
 
 // TestApplyOverExisting: entries that are there already, wrong or right, end up as planned.

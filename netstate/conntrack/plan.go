@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -49,7 +50,7 @@ func Plan(msgs []rawnl.Message) ([]rawnl.Message, error) {
 			continue
 		}
 		// The kernel gives a new expectation its helper's timeout; the second message sets what was left.
-		m = carried(m)
+		m = inMastersZone(carried(m), msgs)
 		m.Flags = unix.NLM_F_CREATE
 		plan = append(plan, m)
 		if rawnl.Get(attrsOf(m), expectTimeout) != nil {
@@ -57,6 +58,28 @@ func Plan(msgs []rawnl.Message) ([]rawnl.Message, error) {
 		}
 	}
 	return plan, nil
+}
+
+// inMastersZone returns an expectation with the zone of its master, which the kernel asks for and doesn't
+// show (ctnetlink_exp_dump_expect). Of masters with the same tuple in several zones it is the first that
+// has a helper.
+func inMastersZone(expect rawnl.Message, msgs []rawnl.Message) rawnl.Message {
+	b := attrsOf(expect)
+	if rawnl.Get(b, expectZone) != nil {
+		return expect
+	}
+	master := rawnl.Get(b, expectMaster)
+	for _, m := range msgs {
+		entry := attrsOf(m)
+		if m.Type != typeEntry || !bytes.Equal(rawnl.Get(entry, ctaTupleOrig), master) || rawnl.Get(entry, ctaHelp) == nil {
+			continue
+		}
+		if zone := rawnl.Get(entry, ctaZone); zone != nil {
+			return request(expect.Type, familyOf(expect), rawnl.AppendAttr(slices.Clone(b), expectZone, zone))
+		}
+		break
+	}
+	return expect
 }
 
 // mastersFirst returns the entries in an order in which every master precedes those that name it. An entry
@@ -160,6 +183,8 @@ func appendOffloaded(b, orig []byte) []byte {
 	life := uint32(otherLife)
 	if number(rawnl.Get(rawnl.Get(orig, tupleProto), protoNum)) == unix.IPPROTO_TCP {
 		life = tcpLife
+	}
+	if life == tcpLife && rawnl.Get(b, ctaProtoinfo) == nil {
 		flags := []byte{tcpFlagBeLiberal, 0xff}
 		tcp := rawnl.AppendAttr(nil, tcpState, []byte{tcpEstablished})
 		tcp = rawnl.AppendAttr(tcp, tcpFlagsOrig, flags)
