@@ -40,7 +40,7 @@ func Classify(s *Scene, root int) Findings {
 		for j := range t.Processes {
 			if p := &t.Processes[j]; !p.Zombie() {
 				c.process(t, p)
-				c.maps(t, p)
+				c.maps(p)
 			}
 		}
 		c.mountNS(t)

@@ -96,7 +96,7 @@ func rootMount(mounts []proc.Mount) (root proc.Mount) {
 }
 
 // maps checks the mappings that are no ordinary files.
-func (c *classifier) maps(t *proc.Tree, p *proc.Process) {
+func (c *classifier) maps(p *proc.Process) {
 	for i := range p.Files {
 		m := &p.Files[i]
 		reason := ""

@@ -69,9 +69,9 @@ func socketScene(t sockets.Traits, i sockets.Inet) *Scene {
 	return s
 }
 
-func device(num int, target string, major, minor uint32, more func(*proc.FD)) *Scene {
+func device(target string, major, minor uint32, more func(*proc.FD)) *Scene {
 	return one(func(p *proc.Process) {
-		fd := proc.FD{Num: num, Target: target, Mode: unix.S_IFCHR, Rdev: unix.Mkdev(major, minor), Dev: 6, MntID: 23, Nlink: 1, TTY: -1}
+		fd := proc.FD{Num: 5, Target: target, Mode: unix.S_IFCHR, Rdev: unix.Mkdev(major, minor), Dev: 6, MntID: 23, Nlink: 1, TTY: -1}
 		if more != nil {
 			more(&fd)
 		}
@@ -269,20 +269,20 @@ func TestClassifyProblems(t *testing.T) {
 		{name: "its own namespace's file", scene: one(func(p *proc.Process) { p.FDs = []proc.FD{{Num: 5, Target: "net:[70]", TTY: -1}} })},
 		{
 			name:  "gpu",
-			scene: device(5, "/dev/nvidia0", 195, 0, nil),
+			scene: device("/dev/nvidia0", 195, 0, nil),
 			want:  []string{"device /dev/nvidia0, descriptor 5 of process 100 (svc100): the state behind a device can't be carried | "},
 		},
 		{
 			name:  "attached tunnel",
-			scene: device(5, "/dev/net/tun", 10, 200, func(f *proc.FD) { f.Tun = "tap0" }),
+			scene: device("/dev/net/tun", 10, 200, func(f *proc.FD) { f.Tun = "tap0" }),
 			want:  []string{"device /dev/net/tun, descriptor 5 of process 100 (svc100): it is attached to the interface tap0 and can't be attached again | stop the tunnel's program before the dump and start it after the restore"},
 		},
 		{
 			name:  "block device",
-			scene: device(5, "/dev/sda", 8, 0, func(f *proc.FD) { f.Mode = unix.S_IFBLK }),
+			scene: device("/dev/sda", 8, 0, func(f *proc.FD) { f.Mode = unix.S_IFBLK }),
 			want:  []string{"device /dev/sda, descriptor 5 of process 100 (svc100): a block device can't be carried | "},
 		},
-		{name: "urandom", scene: device(5, "/dev/urandom", 1, 9, nil)},
+		{name: "urandom", scene: device("/dev/urandom", 1, 9, nil)},
 		{
 			name: "deleted file of another mount namespace",
 			scene: one(func(p *proc.Process) {
@@ -305,8 +305,12 @@ func TestClassifyProblems(t *testing.T) {
 			name: "memory of the kernel and of devices",
 			scene: one(func(p *proc.Process) {
 				p.Files = []proc.FileMap{
-					{Path: "/usr/lib/libc.so", Exec: true}, {Path: "/dev/zero", Deleted: true, Shared: true}, {Path: "/memfd:x", Deleted: true},
-					{Path: "anon_inode:[io_uring]"}, {Path: "/dev/dri/card0"}, {Path: "/SYSV0000002a", Deleted: true},
+					{Path: "/usr/lib/libc.so", Exec: true},
+					{Path: "/dev/zero", Deleted: true, Shared: true},
+					{Path: "/memfd:x", Deleted: true},
+					{Path: "anon_inode:[io_uring]"},
+					{Path: "/dev/dri/card0"},
+					{Path: "/SYSV0000002a", Deleted: true},
 				}
 			}),
 			want: []string{

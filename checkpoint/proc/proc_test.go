@@ -3,6 +3,7 @@ package proc
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -60,9 +61,7 @@ func process(pid, ppid int, state byte, nspid string, netns int) map[string]stri
 func join(parts ...map[string]string) map[string]string {
 	all := make(map[string]string)
 	for _, p := range parts {
-		for k, v := range p {
-			all[k] = v
-		}
+		maps.Copy(all, p)
 	}
 	return all
 }

@@ -72,8 +72,14 @@ func (d Dir) readNamespaces(p *Process) error {
 		name string
 		into *uint64
 	}{
-		{"cgroup", &p.NS.Cgroup}, {"ipc", &p.NS.IPC}, {"mnt", &p.NS.Mnt}, {"net", &p.NS.Net},
-		{"pid", &p.NS.PID}, {"time", &p.NS.Time}, {"user", &p.NS.User}, {"uts", &p.NS.UTS},
+		{"cgroup", &p.NS.Cgroup},
+		{"ipc", &p.NS.IPC},
+		{"mnt", &p.NS.Mnt},
+		{"net", &p.NS.Net},
+		{"pid", &p.NS.PID},
+		{"time", &p.NS.Time},
+		{"user", &p.NS.User},
+		{"uts", &p.NS.UTS},
 	} {
 		link, err := os.Readlink(d.path(p.PID, "ns", n.name))
 		if errors.Is(err, fs.ErrNotExist) && n.name != "net" {

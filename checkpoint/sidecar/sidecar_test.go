@@ -119,7 +119,8 @@ func TestRoundTrip(t *testing.T) {
 				"IP_TRANSPARENT": 1, "IP_BIND_ADDRESS_NO_PORT": 1,
 				"SO_TIMESTAMPNS": 1, "SO_BUSY_POLL": 50, "SO_MAX_PACING_RATE": 1 << 20, "SO_ZEROCOPY": 1,
 				"SO_REUSEADDR": 1, "SO_REUSEPORT": 1,
-			}, "reno",
+			},
+			"reno",
 		},
 		{
 			"tcp6", unix.AF_INET6, unix.SOCK_STREAM, 0,
@@ -127,7 +128,8 @@ func TestRoundTrip(t *testing.T) {
 				"TCP_USER_TIMEOUT": 30000, "IPV6_MTU_DISCOVER": unix.IPV6_PMTUDISC_DONT, "IPV6_RECVERR": 1,
 				"IPV6_MINHOPCOUNT": 250, "IPV6_TCLASS": 0x20, "IPV6_UNICAST_HOPS": 33, "IPV6_TRANSPARENT": 1,
 				"IPV6_AUTOFLOWLABEL": 0,
-			}, "reno",
+			},
+			"reno",
 		},
 		{
 			"udp4", unix.AF_INET, unix.SOCK_DGRAM, 0,
@@ -135,14 +137,16 @@ func TestRoundTrip(t *testing.T) {
 				"IP_MULTICAST_TTL": 9, "IP_MULTICAST_LOOP": 0, "IP_MULTICAST_ALL": 0, "IP_RECVTTL": 1,
 				"IP_RECVTOS": 1, "UDP_GRO": 1, "UDP_SEGMENT": 1200, "SO_RXQ_OVFL": 1, "SO_TIMESTAMP": 1,
 				"SO_PEEK_OFF": 0, "IP_LOCAL_PORT_RANGE": 30000<<16 | 20000,
-			}, "",
+			},
+			"",
 		},
 		{
 			"udp6", unix.AF_INET6, unix.SOCK_DGRAM, 0,
 			map[string]int{
 				"IPV6_MULTICAST_HOPS": 9, "IPV6_MULTICAST_LOOP": 0, "IPV6_RECVHOPLIMIT": 1, "IPV6_DONTFRAG": 1,
 				"UDP_NO_CHECK6_TX": 1, "SO_MAX_PACING_RATE": 5 << 30,
-			}, "",
+			},
+			"",
 		},
 		{"unix", unix.AF_UNIX, unix.SOCK_STREAM, 0, map[string]int{"SO_TIMESTAMP": 1, "SO_PEEK_OFF": 0}, ""},
 	} {
