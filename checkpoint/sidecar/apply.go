@@ -3,6 +3,7 @@ package sidecar
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -19,13 +20,18 @@ type Note struct {
 	Option string `json:"option"` // "" is the socket as a whole
 	Value  string `json:"value,omitempty"`
 	Reason string `json:"reason"`
+	More   int    `json:"more,omitempty"` // further sockets of the tree with the same trouble
 }
 
 func (n Note) String() string {
-	if n.Option == "" {
-		return fmt.Sprintf("socket options of process %d, descriptor %d: %s", n.PID, n.FD, n.Reason)
+	object := fmt.Sprintf("process %d, descriptor %d", n.PID, n.FD)
+	if n.More > 0 {
+		object += fmt.Sprintf(" and %d more sockets", n.More)
 	}
-	return fmt.Sprintf("%s=%s of process %d, descriptor %d: %s", n.Option, n.Value, n.PID, n.FD, n.Reason)
+	if n.Option == "" {
+		return fmt.Sprintf("socket options of %s: %s", object, n.Reason)
+	}
+	return fmt.Sprintf("%s=%s of %s: %s", n.Option, n.Value, object, n.Reason)
 }
 
 // Apply puts the options of one tree's sockets back: it reads each and sets those that differ. pidOf
@@ -69,7 +75,7 @@ func (s *Sidecar) Apply(ctx context.Context, tree int, pidOf func(pid int) int) 
 		}
 		fd, err := lender.Borrow(k.FD)
 		if err != nil {
-			a.note(k, "", Value{}, err)
+			a.note(k, "", Value{}, errors.Unwrap(err))
 			continue
 		}
 		a.socket(fd, k)
@@ -109,6 +115,12 @@ func (a *applier) note(k *Socket, option string, v Value, err error) {
 	n := Note{Tree: k.Tree, PID: k.PID, FD: k.FD, Option: option, Reason: err.Error()}
 	if option != "" {
 		n.Value = v.String()
+	}
+	for i := range a.notes {
+		if same := &a.notes[i]; same.Option == n.Option && same.Value == n.Value && same.Reason == n.Reason {
+			same.More++
+			return
+		}
 	}
 	a.notes = append(a.notes, n)
 }
@@ -161,7 +173,8 @@ func (a *applier) socket(fd int, k *Socket) {
 		}
 	}
 	if connected && k.MSS > 0 {
-		if _, mss, err := tcpState(fd); err == nil && int(mss) < k.MSS {
+		// Restored as closed, it sends nothing any more.
+		if state, mss, err := tcpState(fd); err == nil && sockets.State(state) != sockets.Close && int(mss) < k.MSS {
 			a.note(k, "TCP_MAXSEG", Value{Num: int64(k.MSS)}, fmt.Errorf("the connection sends %d bytes a segment", mss))
 		}
 	}

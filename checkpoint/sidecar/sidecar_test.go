@@ -343,7 +343,7 @@ func TestNotes(t *testing.T) {
 	gone := s
 	gone.FD = 1 << 20
 	s.Profile, gone.Profile = 0, 0
-	car = &Sidecar{Version: Version, Profiles: []Profile{p}, Sockets: []Socket{gone, s}}
+	car = &Sidecar{Version: Version, Profiles: []Profile{p}, Sockets: []Socket{gone, gone, s}}
 	notes, err := car.Apply(context.Background(), 0, func(pid int) int { return pid })
 	if err != nil {
 		t.Fatal(err)
@@ -353,7 +353,7 @@ func TestNotes(t *testing.T) {
 		got = append(got, n.String())
 	}
 	want := []string{
-		fmt.Sprintf("socket options of process %d, descriptor %d: borrow descriptor %d of process %d: bad file descriptor", s.PID, gone.FD, gone.FD, s.PID),
+		fmt.Sprintf("socket options of process %d, descriptor %d and 1 more sockets: bad file descriptor", s.PID, gone.FD),
 		fmt.Sprintf("TCP_CONGESTION=nosuch of process %d, descriptor %d: no such file or directory", s.PID, fd),
 	}
 	if !slices.Equal(got, want) {
@@ -454,4 +454,22 @@ func FuzzDecode(f *testing.F) {
 			t.Fatalf("%s\n%s", out, out2)
 		}
 	})
+}
+
+// A connection that was restored as closed takes its options, and no word about its segment size.
+func TestClosed(t *testing.T) {
+	n := newNS(t, "link add ve0 type veth peer name ve1", "addr add 192.0.2.1/24 dev ve0", "link set ve1 up", "link set ve0 up")
+	from := repaired(t, n, "192.0.2.9:80", 1460)
+	setInt(t, from, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, 4321)
+	car := capture(t, from)
+	car.Sockets[0].MSS = 1448
+	to := open(t, n, unix.AF_INET, unix.SOCK_STREAM, 0)
+	car.Sockets[0].FD = to
+	notes, err := car.Apply(context.Background(), 0, func(pid int) int { return pid })
+	if err != nil || len(notes) > 0 {
+		t.Fatalf("apply: %v, %v", err, notes)
+	}
+	if v := getInt(t, to, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT); v != 4321 {
+		t.Errorf("TCP_USER_TIMEOUT is %d", v)
+	}
 }
