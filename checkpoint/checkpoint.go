@@ -87,9 +87,9 @@ type dump struct {
 	clock  *Clock
 	report *Report
 
-	state *netstate.State // of the namespace, while the service ran
-	live  []proc.Tree     // in the order of the manifest's trees
-	scratch string // the image is gathered below it, beside criu's logs
+	state   *netstate.State // of the namespace, while the service ran
+	live    []proc.Tree     // in the order of the manifest's trees
+	scratch string          // the image is gathered below it, beside criu's logs
 	lock    *lock.Lock
 	trees   trees
 	car     *sidecar.Sidecar
