@@ -86,10 +86,6 @@ func (a *addressMsg) encode(typ uint16, index int32, flags uint32, attrs []rawnl
 	return rawnl.Message{Type: typ, Data: rawnl.AppendAttrs(b, attrs)}
 }
 
-// addressNODAD are the flags of an IPv6 address while it is put in place: duplicate address detection would
-// make it unusable for a second, and the owner of the address is not new.
-const addressNODAD = unix.IFA_F_NODAD
-
 // addressInput are the flags that a request can set; the kernel derives the others.
 const addressInput = unix.IFA_F_NODAD | unix.IFA_F_HOMEADDRESS | unix.IFA_F_MANAGETEMPADDR |
 	unix.IFA_F_NOPREFIXROUTE | unix.IFA_F_MCAUTOJOIN

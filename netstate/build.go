@@ -219,7 +219,7 @@ func (h *host) deleteLink(ctx context.Context, l *link) error {
 // run applies one batch.
 func (b *builder) run(ctx context.Context, batch Batch) error {
 	ops := batch.Ops
-	if batch.Settle != 0 {
+	if batch.Settle != 0 && !b.untouched(batch.Settle) {
 		have, err := b.dump(ctx, batch.Settle)
 		if err != nil {
 			return err
@@ -238,6 +238,11 @@ func (b *builder) run(ctx context.Context, batch Batch) error {
 		ops = ops[n:]
 	}
 	return nil
+}
+
+// untouched reports whether a kind need not be settled, because only bridges have it and there is none.
+func (b *builder) untouched(kind Kind) bool {
+	return (kind == KindBridgeVLAN || kind == KindMDB) && !b.s.hasBridge()
 }
 
 type way int
@@ -441,11 +446,12 @@ func hostSide(u *Uplink, peer, bridge int32) []Op {
 			continue
 		}
 		a.index = peer
-		var extra uint32
-		if a.family == unix.AF_INET6 {
-			extra = addressNODAD
+		if a.family != unix.AF_INET6 {
+			ops = append(ops, Op{Verb: "add", Kind: KindAddress, Host: true, Object: m, Msg: addressAdd(&a, 0)})
+			continue
 		}
-		ops = append(ops, Op{Verb: "add", Kind: KindAddress, Host: true, Object: m, Msg: addressAdd(&a, extra)})
+		ops = append(ops, Op{Verb: "add", Kind: KindAddress, Host: true, Object: m, Msg: addressAdd(&a, unix.IFA_F_NODAD)},
+			Op{Verb: "set", Kind: KindAddress, Host: true, Object: m, Msg: addressSettle(&a)})
 	}
 	return ops
 }

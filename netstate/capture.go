@@ -32,6 +32,8 @@ type dump struct {
 	req  rawnl.Message
 	// optional dumps exist only if the kernel was built with the protocol.
 	optional bool
+	// bridges says that the dump is of interest only if the namespace has a bridge.
+	bridges bool
 }
 
 // dumps lists the requests for rtnetlink's kinds.
@@ -45,6 +47,8 @@ func dumps() []dump {
 	links.Data = rawnl.AppendAttrs(links.Data, []rawnl.Attr{u32Attr(unix.IFLA_EXT_MASK, rtextFilterSkipStats)})
 	proxies := get(unix.RTM_GETNEIGH, sizeofNdMsg, unix.AF_UNSPEC)
 	proxies.Data[10] = unix.NTF_PROXY
+	vlans := get(unix.RTM_GETLINK, unix.SizeofIfInfomsg, unix.AF_BRIDGE)
+	vlans.Data = rawnl.AppendAttrs(vlans.Data, []rawnl.Attr{u32Attr(unix.IFLA_EXT_MASK, rtextFilterBRVlan)})
 	return []dump{
 		{kind: KindLink, req: links},
 		{kind: KindAddress, req: get(unix.RTM_GETADDR, unix.SizeofIfAddrmsg, unix.AF_INET)},
@@ -56,6 +60,9 @@ func dumps() []dump {
 		{kind: KindRule, req: get(unix.RTM_GETRULE, sizeofRuleHdr, unix.AF_INET6), optional: true},
 		{kind: KindNeigh, req: get(unix.RTM_GETNEIGH, sizeofNdMsg, unix.AF_UNSPEC)},
 		{kind: KindNeigh, req: proxies},
+		{kind: KindBridgeVLAN, req: vlans, bridges: true},
+		{kind: KindFDB, req: get(unix.RTM_GETNEIGH, sizeofNdMsg, unix.AF_BRIDGE)},
+		{kind: KindMDB, req: get(unix.RTM_GETMDB, sizeofBridgePortMsg, unix.AF_BRIDGE), bridges: true, optional: true},
 		{kind: KindAddrLabel, req: get(unix.RTM_GETADDRLABEL, sizeofAddrLabel, unix.AF_INET6), optional: true},
 	}
 }
@@ -83,6 +90,22 @@ func take(ctx context.Context, nl *rawnl.Conn, d dump) ([]rawnl.Message, error) 
 			n, err := parseNeigh(m)
 			return err != nil || !n.carried() || n.family() == unix.AF_BRIDGE
 		})
+	case KindFDB:
+		msgs = slices.DeleteFunc(msgs, func(m rawnl.Message) bool { return !fdbCarried(m) })
+	case KindMDB:
+		var entries []rawnl.Message
+		for _, m := range msgs {
+			entries = append(entries, splitMDB(m)...)
+		}
+		return entries, nil
+	case KindBridgeVLAN:
+		var tables []rawnl.Message
+		for _, m := range msgs {
+			if t, ok := tidyVLANs(m); ok {
+				tables = append(tables, t)
+			}
+		}
+		return tables, nil
 	}
 	return msgs, nil
 }
@@ -96,7 +119,12 @@ func Capture(ctx context.Context, n *ns.NS, opts CaptureOptions) (*State, error)
 	}
 	defer nl.Close()
 	s := &State{Kernel: kernelRelease(), Messages: map[Kind][]rawnl.Message{}}
+	var links []link
+	bridges := false
 	for _, d := range dumps() {
+		if d.bridges && !bridges {
+			continue
+		}
 		msgs, err := take(ctx, nl, d)
 		if err != nil {
 			return nil, fmt.Errorf("capture: %w", err)
@@ -104,10 +132,12 @@ func Capture(ctx context.Context, n *ns.NS, opts CaptureOptions) (*State, error)
 		if len(msgs) > 0 {
 			s.Messages[d.kind] = append(s.Messages[d.kind], msgs...)
 		}
-	}
-	links, err := s.links()
-	if err != nil {
-		return nil, fmt.Errorf("capture: %w", err)
+		if d.kind == KindLink {
+			if links, err = s.links(); err != nil {
+				return nil, fmt.Errorf("capture: %w", err)
+			}
+			bridges = slices.ContainsFunc(links, func(l link) bool { return l.kind == "bridge" })
+		}
 	}
 	for i := range links {
 		if loss, lost := checkLink(&links[i]); lost {

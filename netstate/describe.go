@@ -249,6 +249,10 @@ func (o *Op) text(names linkNames) string {
 		return fmt.Sprintf("%s tuntap %s flags %#x user %d group %d", o.Verb, o.Tun.Name, o.Tun.Flags, int32(o.Tun.Owner), int32(o.Tun.Group))
 	case o.Sysctl != nil:
 		return fmt.Sprintf("%s sysctl %s = %s", o.Verb, sysctlName(o.Sysctl.Path), o.Sysctl.Value)
+	case o.Kind == KindLink:
+		if l, err := parseLink(o.Object); err == nil {
+			return strings.TrimSuffix(fmt.Sprintf("%s link %s type %s", o.Verb, l.name, l.kind), " type ")
+		}
 	}
 	return fmt.Sprintf("%s %s %s", o.Verb, o.Kind, describe(o.Kind, o.Object, names))
 }

@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/nsmigrate/nsmigrate/netstate/iptables"
 	"github.com/nsmigrate/nsmigrate/netstate/rawnl"
 )
@@ -53,12 +55,12 @@ func identity(k Kind, m rawnl.Message) string {
 
 func diffKind(k Kind, a, b *State) []Change {
 	left := map[string]int{}
-	for _, m := range a.messages(k) {
+	for _, m := range a.lasting(k) {
 		left[identity(k, m)]++
 	}
 	var added, removed []Change
 	names := b.names()
-	for _, m := range b.messages(k) {
+	for _, m := range b.lasting(k) {
 		key := identity(k, m)
 		if left[key] > 0 {
 			left[key]--
@@ -69,7 +71,7 @@ func diffKind(k Kind, a, b *State) []Change {
 		}
 	}
 	names = a.names()
-	for _, m := range slices.Backward(a.messages(k)) {
+	for _, m := range slices.Backward(a.lasting(k)) {
 		key := identity(k, m)
 		if left[key] > 0 {
 			left[key]--
@@ -82,8 +84,47 @@ func diffKind(k Kind, a, b *State) []Change {
 	return append(removed, added...)
 }
 
-// implicit reports whether an object comes with every namespace.
-func implicit(Kind, rawnl.Message) bool { return false }
+// lasting returns the messages of a kind without the entries of caches, which traffic adds and time removes:
+// learned neighbours and forwarding entries.
+func (s *State) lasting(k Kind) []rawnl.Message {
+	msgs := s.messages(k)
+	if k != KindNeigh && k != KindFDB {
+		return msgs
+	}
+	return slices.DeleteFunc(slices.Clone(msgs), func(m rawnl.Message) bool {
+		n, err := parseNeigh(m)
+		if err != nil {
+			return false
+		}
+		if k == KindFDB {
+			return learnedFDB(&n)
+		}
+		return !n.permanent() && !n.proxy() && n.flags()&unix.NTF_EXT_LEARNED == 0
+	})
+}
+
+// implicit reports whether an object comes with every namespace: the loopback device, down; the rules for the
+// tables local, main and default; the address labels of RFC 6724 as the kernel has them.
+func implicit(k Kind, m rawnl.Message) bool {
+	switch k {
+	case KindLink:
+		l, err := parseLink(m)
+		return err == nil && (l.loopback() || l.fallback()) && l.flags&iffUp == 0
+	case KindRule:
+		return slices.Contains([]string{
+			"0: from all proto 2 lookup local", "32766: from all proto 2 lookup main", "32767: from all proto 2 lookup default",
+			"0: inet6 from all proto 2 lookup local", "32766: inet6 from all proto 2 lookup main",
+		}, describe(k, m, nil))
+	case KindAddrLabel:
+		return slices.Contains([]string{
+			"prefix ::1 label 0 prefixlen 128", "prefix :: label 3 prefixlen 96", "prefix ::ffff:0.0.0.0 label 4 prefixlen 96",
+			"prefix 2001:: label 6 prefixlen 32", "prefix 2001:10:: label 7 prefixlen 28", "prefix 3ffe:: label 12 prefixlen 16",
+			"prefix 2002:: label 2 prefixlen 16", "prefix fec0:: label 11 prefixlen 10", "prefix fc00:: label 5 prefixlen 7",
+			"prefix :: label 1 prefixlen 0",
+		}, describe(k, m, nil))
+	}
+	return false
+}
 
 func diffLines(kind string, a, b []string) []Change {
 	left := map[string]int{}

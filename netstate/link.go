@@ -173,8 +173,8 @@ func (l *link) rule() linkKind {
 				unix.IFLA_BR_TCN_TIMER, unix.IFLA_BR_TOPOLOGY_CHANGE_TIMER, unix.IFLA_BR_GC_TIMER,
 				unix.IFLA_BR_FDB_N_LEARNED, unix.IFLA_BR_MCAST_QUERIER_STATE, unix.IFLA_BR_PAD,
 			},
-			// The default PVID can't be changed while filtering is on.
-			late: []uint16{unix.IFLA_BR_VLAN_FILTERING},
+			// The default PVID can't be changed while filtering is on; an option depends on it being on.
+			late: []uint16{unix.IFLA_BR_VLAN_FILTERING, unix.IFLA_BR_MULTI_BOOLOPT},
 		}
 	case "macvlan", "macvtap":
 		return linkKind{how: replayData, hold: true, drop: []uint16{

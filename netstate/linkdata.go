@@ -15,9 +15,15 @@ func fixData(kind string, data []rawnl.Attr) []rawnl.Attr {
 		return fixVXLAN(data)
 	case "bridge":
 		// Stating the group address, even the default, makes the kernel keep it when the protocol changes.
-		return slices.DeleteFunc(data, func(a rawnl.Attr) bool {
+		data = slices.DeleteFunc(data, func(a rawnl.Attr) bool {
 			return a.Kind() == unix.IFLA_BR_GROUP_ADDR && string(a.Data) == "\x01\x80\xc2\x00\x00\x00"
 		})
+		for i, a := range data {
+			if a.Kind() == unix.IFLA_BR_MULTI_BOOLOPT && len(a.Data) == 8 { // struct br_boolopt_multi: value, mask
+				// Only what is on is set: to touch an option of a kernel built without it is refused.
+				data[i].Data = append(slices.Clone(a.Data[:4]), a.Data[:4]...)
+			}
+		}
 	case "macvlan", "macvtap":
 		if _, ok := rawnl.Find(data, unix.IFLA_MACVLAN_MACADDR_DATA); ok {
 			return append(data, u32Attr(unix.IFLA_MACVLAN_MACADDR_MODE, macvlanMacaddrSet))

@@ -68,13 +68,16 @@ func Plan(s *State, site Site) ([]Batch, error) {
 		{Name: "links", Ops: create},
 		{Name: "link attributes", Ops: p.attributes()},
 		{Name: "device sysctls", Ops: sysctlOps(s.deviceSysctls(p.names()))},
+		{Name: "bridge VLANs", Settle: KindBridgeVLAN, Ops: p.replay(KindBridgeVLAN, func(m rawnl.Message) rawnl.Message { return vlanInput(m, unix.RTM_SETLINK) })},
 		{Name: "links up", Ops: p.flags()},
-		{Name: "address labels", Settle: KindAddrLabel, Ops: p.addrLabels()},
+		{Name: "address labels", Settle: KindAddrLabel, Ops: p.replay(KindAddrLabel, addrLabelAdd)},
 		{Name: "addresses", Settle: KindAddress, Ops: p.addresses()},
 		{Name: "nexthops", Ops: p.nexthops()},
 		{Name: "routes", Settle: KindRoute, Ops: p.routes()},
-		{Name: "rules", Settle: KindRule, Ops: p.rules()},
+		{Name: "rules", Settle: KindRule, Ops: p.replay(KindRule, ruleAdd)},
 		{Name: "neighbours", Ops: p.neighbours()},
+		{Name: "forwarding entries", Settle: KindFDB, Ops: p.fdb()},
+		{Name: "multicast forwarding entries", Settle: KindMDB, Ops: p.replay(KindMDB, mdbAdd)},
 		{Name: "final address flags", Ops: p.settled()},
 	}, nil
 }
@@ -304,7 +307,7 @@ func (p *planner) attributes() []Op {
 			set(l, only(l.attrs, unix.IFLA_MTU)...)
 		}
 		if late := only(l.data, l.rule().late...); len(late) > 0 {
-			set(l, nest(unix.IFLA_LINKINFO, strAttr(unix.IFLA_INFO_KIND, l.kind), nest(unix.IFLA_INFO_DATA, late...)))
+			set(l, nest(unix.IFLA_LINKINFO, strAttr(unix.IFLA_INFO_KIND, l.kind), nest(unix.IFLA_INFO_DATA, fixData(l.kind, late)...)))
 		}
 	}
 	return ops
@@ -343,12 +346,21 @@ func (p *planner) flags() []Op {
 	return ops
 }
 
-func (p *planner) addrLabels() []Op {
+// replay states the objects of a kind one for one.
+func (p *planner) replay(kind Kind, request func(rawnl.Message) rawnl.Message) []Op {
 	var ops []Op
-	for _, m := range p.s.Messages[KindAddrLabel] {
-		ops = append(ops, Op{Verb: "add", Kind: KindAddrLabel, Object: m, Msg: addrLabelAdd(m)})
+	for _, m := range p.s.Messages[kind] {
+		ops = append(ops, Op{Verb: "add", Kind: kind, Object: m, Msg: request(m)})
 	}
 	return ops
+}
+
+// fdb returns the forwarding entries of the links that are there.
+func (p *planner) fdb() []Op {
+	return slices.DeleteFunc(p.replay(KindFDB, fdbAdd), func(op Op) bool {
+		n, err := parseNeigh(op.Object)
+		return err != nil || p.byIdx[n.index()] == nil
+	})
 }
 
 // addresses returns the addresses so that they are listed in the dumped order again: IPv4 appends, IPv6
@@ -361,13 +373,22 @@ func (p *planner) addresses() []Op {
 			continue
 		}
 		if a.family == unix.AF_INET6 {
-			v6 = append(v6, Op{Verb: "add", Kind: KindAddress, Object: m, Msg: addressAdd(&a, addressNODAD)})
+			v6 = append(v6, Op{Verb: "add", Kind: KindAddress, Object: m, Msg: addressAdd(&a, p.noDAD(&a))})
 		} else {
 			v4 = append(v4, Op{Verb: "add", Kind: KindAddress, Object: m, Msg: addressAdd(&a, 0)})
 		}
 	}
 	slices.Reverse(v6)
 	return append(v4, v6...)
+}
+
+// noDAD returns the flag that keeps an IPv6 address from duplicate address detection, which would make it
+// unusable for a second although its owner is not new. A loopback device has none.
+func (p *planner) noDAD(a *addressMsg) uint32 {
+	if p.byIdx[a.index].loopback() {
+		return 0
+	}
+	return unix.IFA_F_NODAD
 }
 
 func (p *planner) nexthops() []Op {
@@ -412,14 +433,6 @@ func (p *planner) sleeps(r *routeMsg) bool {
 		}
 	}
 	return false
-}
-
-func (p *planner) rules() []Op {
-	var ops []Op
-	for _, m := range p.s.Messages[KindRule] {
-		ops = append(ops, Op{Verb: "add", Kind: KindRule, Object: m, Msg: ruleAdd(m)})
-	}
-	return ops
 }
 
 // neighbours returns the neighbour entries. A learned entry for the bridge that the host had its side of an
@@ -507,8 +520,13 @@ func deletion(kind Kind, m rawnl.Message) (rawnl.Message, bool) {
 		return ruleDelete(m), true
 	case KindAddrLabel:
 		return addrLabelDelete(m), true
-	case KindNeigh:
-		return neighDelete(m), true
+	case KindFDB:
+		n, err := parseNeigh(m)
+		return fdbDelete(m), err == nil && !learnedFDB(&n)
+	case KindMDB:
+		return mdbDelete(m), true
+	case KindBridgeVLAN:
+		return vlanInput(m, unix.RTM_DELLINK), true
 	}
 	return rawnl.Message{}, false
 }
@@ -531,6 +549,10 @@ func normalize(kind Kind, m rawnl.Message) rawnl.Message {
 		return normalizeNeigh(m)
 	case KindAddrLabel:
 		return normalizeAddrLabel(m)
+	case KindFDB:
+		return normalizeFDB(m)
+	case KindMDB:
+		return normalizeMDB(m)
 	case KindNFTables:
 		return nftables.Normalize(m)
 	}

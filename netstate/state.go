@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 
 	"github.com/nsmigrate/nsmigrate/netstate/iptables"
 	"github.com/nsmigrate/nsmigrate/netstate/rawnl"
@@ -167,4 +168,9 @@ func (s *State) MAC(device string) net.HardwareAddr {
 		}
 	}
 	return nil
+}
+
+func (s *State) hasBridge() bool {
+	links, err := s.links()
+	return err == nil && slices.ContainsFunc(links, func(l link) bool { return l.kind == "bridge" })
 }

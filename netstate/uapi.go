@@ -56,6 +56,7 @@ const (
 	iflaBridgeVlanTunnel  = 3
 	sizeofBridgePortMsg   = 8  // struct br_port_msg
 	sizeofBridgeMDBEntry  = 28 // struct br_mdb_entry
+	mdbaMDBEattrTimer     = 1
 	mdbaMDBEattrGroupMode = 3
 	mdbaMDBEattrSource    = 4
 	mdbaMDBEattrSrcList   = 2
@@ -64,6 +65,7 @@ const (
 	mdbeAttrSrcList       = 2
 	mdbeAttrGroupMode     = 3
 	mdbeAttrRtprot        = 4
+	mdbSourceAddress      = 1 // MDBA_MDB_SRCATTR_ADDRESS and MDBE_SRCATTR_ADDRESS
 
 	tunOwnerNone = 0xffffffff // linux/if_tun.h: no owner set
 )

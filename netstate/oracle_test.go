@@ -1,0 +1,207 @@
+package netstate_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nsmigrate/nsmigrate/netstate"
+	"github.com/nsmigrate/nsmigrate/netstate/ns"
+)
+
+// arrange builds a case's namespace on a host with a bridge.
+func arrange(t testing.TB, script string) (host, source *ns.NS) {
+	host, source = newNS(t), newNS(t)
+	sh(t, host, "ip link set lo up; ip link add br0 type bridge; ip link set br0 up")
+	prelude := `HOST=/proc/self/fd/3; HOST_TARGET=/proc/self/fd/4; host() { nsenter --net=/proc/self/fd/3 "$@"; }; `
+	sh(t, source, prelude+script, host, source)
+	return host, source
+}
+
+// otherHost makes a host to which every case can be moved.
+func otherHost(t testing.TB) *ns.NS {
+	host := newNS(t)
+	sh(t, host, `ip link set lo up; ip link add br0 type bridge; ip link set br0 up
+		ip link add par type veth peer name parpeer; ip link set par up; ip link set parpeer up`)
+	return host
+}
+
+// TestRoundTrip moves each case to another host and looks with two eyes: a second capture must equal the
+// first one (oracle 1), and iproute2 must print the same (oracle 2).
+func TestRoundTrip(t *testing.T) {
+	needRoot(t)
+	for _, c := range cases() {
+		t.Run(c.name, func(t *testing.T) {
+			ctx := context.Background()
+			hostA, source := arrange(t, c.script)
+			settleDown(t, source)
+			want := reread(t, capture(t, source, hostA))
+			if losses := want.Losses(); len(losses) > 0 {
+				t.Fatalf("losses: %v", losses)
+			}
+			hostB, target := otherHost(t), newNS(t)
+			opts := netstate.BuildOptions{Host: hostB}
+			if problems, err := netstate.Preflight(ctx, want, opts); err != nil || len(problems) > 0 {
+				t.Fatalf("preflight: %v %v", problems, err)
+			}
+			if err := netstate.Build(ctx, target, want, opts); err != nil {
+				t.Fatal(err)
+			}
+			if !strings.HasPrefix(c.name, "macvlan on") { // which is held without carrier until it is connected
+				checkDiff(t, want, func() *netstate.State { return capture(t, target, hostB) })
+			}
+			if err := netstate.Connect(ctx, target, want, opts); err != nil {
+				t.Fatal(err)
+			}
+			checkDiff(t, want, func() *netstate.State { return capture(t, target, hostB) })
+			compareTools(t, source, target)
+			compareUplinks(t, want, capture(t, target, hostB))
+		})
+	}
+}
+
+// settleDown waits until duplicate address detection is over: a tentative address has no local route yet.
+func settleDown(t testing.TB, n *ns.NS) {
+	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		if sh(t, n, "ip -6 addr show tentative") == "" {
+			return
+		}
+	}
+}
+
+// toolCommands print a namespace's state.
+func toolCommands() []string {
+	return []string{
+		"ip -d -j link", "ip -d -j addr", "ip -4 -d -j route show table all", "ip -6 -d -j route show table all",
+		"ip -d -j rule", "ip -6 -d -j rule", "ip -d -j neigh show nud permanent", "ip -d -j neigh show nud stale", "ip -d -j neigh show proxy", "ip -6 -d -j neigh show proxy",
+		"ip -d -j nexthop", "ip -j addrlabel", "bridge -d -j link", "bridge -d -j fdb", "bridge -d -j mdb", "nft -j list ruleset",
+	}
+}
+
+// volatile lists the keys of iproute2's JSON that may differ, each for a reason.
+func volatile() []string {
+	return []string{
+		"link_index", "link_netnsid", // the other end is on another host
+		"operstate", "carrier", // follow the other end
+		"valid_life_time", "preferred_life_time", "expires", // count down
+		"hello_timer", "tcn_timer", "topology_change_timer", "gc_timer", "updated", "used", // timers
+		"state", "designated_port", "no", "id", "port", "forward_delay_timer", "hold_timer", "message_age_timer", "topology_change", // spanning tree
+		"root_id", "bridge_id", "root_port", "designated_root", "designated_bridge",
+		"qdisc",              // noqueue or noop, by the moment
+		"unbalanced_time",    // of a resilient nexthop group
+		"permaddr", "handle", // of the device; nftables' own numbering
+		"bytes", "packets", // counters of the packets since
+	}
+}
+
+func compareTools(t *testing.T, source, target *ns.NS) {
+	t.Helper()
+	for _, cmd := range toolCommands() {
+		var want, got string
+		for deadline := time.Now().Add(2 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+			want, got = tidyJSON(t, sh(t, source, cmd)), tidyJSON(t, sh(t, target, cmd))
+			if strings.Contains(cmd, "fdb") || strings.Contains(cmd, "-6 -d -j route") { // hash tables; the order of joining
+				want, got = sortLines(want), sortLines(got)
+			}
+			if want == got {
+				break
+			}
+		}
+		if want != got {
+			t.Errorf("%s\n before and after:\n%s", cmd, lineDiff(want, got))
+		}
+	}
+}
+
+func sortLines(s string) string {
+	return strings.Join(slices.Sorted(strings.SplitSeq(s, "\n")), "\n")
+}
+
+// tidyJSON removes volatile keys and prints one object a line.
+func tidyJSON(t *testing.T, text string) string {
+	t.Helper()
+	if strings.TrimSpace(text) == "" {
+		return ""
+	}
+	var v any
+	if err := json.Unmarshal([]byte(text), &v); err != nil {
+		t.Fatalf("%v: %s", err, text)
+	}
+	drop := volatile()
+	var tidy func(any) any
+	tidy = func(v any) any {
+		switch v := v.(type) {
+		case map[string]any:
+			for key := range v {
+				if slices.Contains(drop, key) {
+					delete(v, key)
+				} else {
+					v[key] = tidy(v[key])
+				}
+			}
+			if flags, ok := v["flags"].([]any); ok {
+				v["flags"] = slices.DeleteFunc(flags, func(f any) bool {
+					return f == "LOWER_UP" || f == "NO-CARRIER" || f == "linkdown" || f == "M-DOWN"
+				})
+			}
+			return v
+		case []any:
+			for i := range v {
+				v[i] = tidy(v[i])
+			}
+		}
+		return v
+	}
+	v = tidy(v)
+	list, ok := v.([]any)
+	if !ok {
+		list = []any{v}
+	}
+	var b strings.Builder
+	for _, e := range list {
+		line, err := json.Marshal(e)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.Write(append(line, '\n'))
+	}
+	return b.String()
+}
+
+func lineDiff(a, b string) string {
+	la, lb := strings.Split(a, "\n"), strings.Split(b, "\n")
+	var out []string
+	for _, l := range la {
+		if !slices.Contains(lb, l) {
+			out = append(out, "- "+l)
+		}
+	}
+	for _, l := range lb {
+		if !slices.Contains(la, l) {
+			out = append(out, "+ "+l)
+		}
+	}
+	if len(out) == 0 {
+		return fmt.Sprintf("the order differs:\n%s\n%s", a, b)
+	}
+	return strings.Join(out, "\n")
+}
+
+// compareUplinks compares the host's side of the uplinks on both hosts.
+func compareUplinks(t *testing.T, want, got *netstate.State) {
+	t.Helper()
+	text := func(s *netstate.State) string {
+		var lines []string
+		for _, u := range s.Uplinks() {
+			lines = append(lines, u.String())
+		}
+		return strings.Join(lines, "\n")
+	}
+	if a, b := text(want), text(got); a != b {
+		t.Errorf("uplinks\n- %s\n+ %s", a, b)
+	}
+}
