@@ -350,7 +350,9 @@ func settableExpr(expr []byte) {
 
 // clearDepleted removes the flag by which a quota tells that it is used up. The kernel refuses it and sets
 // it again by itself: the bytes consumed are kept (net/netfilter/nft_quota.c).
-func clearDepleted(quota []byte) { clearFlag(rawnl.Get(quota, unix.NFTA_QUOTA_FLAGS), quotaFlagDepleted) }
+func clearDepleted(quota []byte) {
+	clearFlag(rawnl.Get(quota, unix.NFTA_QUOTA_FLAGS), quotaFlagDepleted)
+}
 
 func clearFlag(flags []byte, flag uint32) {
 	if len(flags) == 4 {
