@@ -25,7 +25,10 @@ ssh                   openssh-client
 ps                    procps
 jq                    jq
 zstd                  zstd
+wg                    wireguard-tools
+ethtool               ethtool
 modprobe              kmod
+qemu-system-x86_64    qemu-system-x86
 git                   git
 gcc                   gcc
 /usr/include/stdlib.h libc6-dev
