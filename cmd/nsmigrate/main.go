@@ -14,8 +14,16 @@ import (
 var version = "unknown"
 
 func main() {
-	if len(os.Args) > 1 && os.Args[1] == nsinit.Arg {
+	if len(os.Args) > 1 && os.Args[1] == nsinit.Arg { // a process that a restore started
 		nsinit.Main()
+	}
+	if len(os.Args) > 1 { // what restore leaves beside a service is this program too
+		switch os.Args[1] {
+		case nsinit.Arg:
+			nsinit.Main()
+		case nsinit.TerminalArg:
+			nsinit.HoldTerminal()
+		}
 	}
 	os.Exit(run(os.Args, os.Stdin, os.Stdout, os.Stderr))
 }

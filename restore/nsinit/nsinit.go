@@ -50,13 +50,14 @@ func Start(n *ns.NS, cfg Config) (*Init, error) {
 		return nil, fmt.Errorf("start init: %w", err)
 	}
 	ours, theirs := os.NewFile(uintptr(fds[0]), "control"), os.NewFile(uintptr(fds[1]), "control")
-	defer theirs.Close()
 	i := &Init{cmd: exec.Command("/proc/self/exe", Arg), control: ours}
 	i.cmd.Dir = "/"
 	i.cmd.ExtraFiles = []*os.File{theirs, n.File()}
 	i.cmd.Env = []string{"GOMAXPROCS=1"}
 	i.cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWPID | unix.CLONE_NEWNS, Setsid: true}
-	if err := i.cmd.Start(); err != nil {
+	err = i.cmd.Start()
+	theirs.Close() // with a copy of our own, the init's early end would not end the conversation
+	if err != nil {
 		ours.Close()
 		return nil, fmt.Errorf("start init: %w", err)
 	}
