@@ -11,19 +11,16 @@ import (
 	"github.com/nsmigrate/nsmigrate/checkpoint/criu"
 )
 
-// inherit opens what takes the place of a tree's files whose other end stayed on the source host. The
-// caller closes the files when criu has ended.
-func inherit(externals []checkpoint.External, stdio []*os.File) ([]criu.Inherit, error) {
-	var list []criu.Inherit
-	for _, e := range externals {
-		f, err := replacement(e, stdio)
+// openExternals opens what takes the place of the tree's files whose other end stayed on the source host.
+func (t *tree) openExternals(stdio []*os.File) error {
+	for _, e := range t.facts.Externals {
+		f, err := t.replacement(e, stdio)
 		if err != nil {
-			closeAll(list)
-			return nil, fmt.Errorf("open what takes the place of %s %s: %w", e.Kind, e.Path, err)
+			return fmt.Errorf("open what takes the place of %s %s: %w", e.Kind, e.Path, err)
 		}
-		list = append(list, criu.Inherit{Key: e.Key, File: f})
+		t.inherit = append(t.inherit, criu.Inherit{Key: e.Key, File: f})
 	}
-	return list, nil
+	return nil
 }
 
 func closeAll(list []criu.Inherit) {
@@ -32,14 +29,21 @@ func closeAll(list []criu.Inherit) {
 	}
 }
 
-func replacement(e checkpoint.External, stdio []*os.File) (*os.File, error) {
+func (t *tree) replacement(e checkpoint.External, stdio []*os.File) (*os.File, error) {
 	switch e.Kind {
 	case "file":
 		return openFile(e)
 	case "socket":
 		return dialUnix(e.Path)
+	case "tty":
+		term, err := newTerminal()
+		if err != nil {
+			return nil, err
+		}
+		t.terminals = append(t.terminals, term)
+		return dup(term.slave)
 	}
-	// A terminal or a pipe: ours if there is one at the same descriptor, else nothing to read and nowhere to write.
+	// A pipe: ours if there is one at the same descriptor, else nothing to read and nowhere to write.
 	for _, fd := range e.FDs {
 		if fd.FD < len(stdio) && stdio[fd.FD] != nil {
 			return dup(stdio[fd.FD])

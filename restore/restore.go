@@ -217,7 +217,7 @@ func (r *restoring) goLive(ctx context.Context) error {
 		return err
 	}
 	for _, t := range r.trees {
-		if err := t.release(); err != nil {
+		if err := t.release(r.opts.Stdio); err != nil {
 			return err
 		}
 	}

@@ -29,6 +29,8 @@ type tree struct {
 	session *criu.Session
 	files   []*os.File
 	inherit []criu.Inherit
+
+	terminals []*terminal
 }
 
 // prepare makes the tree's surroundings and starts its criu there.
@@ -37,7 +39,7 @@ func (t *tree) prepare(path, dir, logs, name string, n *ns.NS, stdio []*os.File)
 	if err != nil {
 		return err
 	}
-	if t.inherit, err = inherit(t.facts.Externals, stdio); err != nil {
+	if err := t.openExternals(stdio); err != nil {
 		return err
 	}
 	images, err := t.open(filepath.Join(dir, t.facts.Dir))
@@ -165,8 +167,15 @@ func ownPID(pid int) (int, error) {
 	return pid, nil
 }
 
-// release lets the tree run. From here on there is no veto.
-func (t *tree) release() error {
+// release lets the tree run. From here on there is no veto. stdio is nil if nsmigrate will not stay with it.
+func (t *tree) release(stdio []*os.File) error {
+	for _, term := range t.terminals {
+		if len(stdio) > 1 {
+			term.attach(stdio[0], stdio[1])
+		} else if err := term.leave(); err != nil {
+			return err
+		}
+	}
 	if err := t.session.Finish(); err != nil {
 		return err
 	}
@@ -190,6 +199,9 @@ func (t *tree) kill() error {
 	}
 	if t.init != nil {
 		t.init.Close()
+	}
+	for _, term := range t.terminals {
+		term.close()
 	}
 	return errors.Join(errs...)
 }
@@ -228,6 +240,9 @@ func (t *tree) close() {
 		t.criu.Close()
 	}
 	closeAll(t.inherit)
+	for _, term := range t.terminals {
+		term.slave.Close()
+	}
 	for _, f := range t.files {
 		f.Close()
 	}
