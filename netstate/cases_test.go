@@ -44,12 +44,12 @@ func cases() []netCase {
 			ip addr add 10.1.0.2/24 dev eth0; ip addr add 10.2.0.2/24 dev eth1
 			ip link set eth0 up; host ip addr add 10.1.0.1/24 dev va; host ip link set va up; host ip link set vb up`},
 		{"links", `
-			ip link add name a index 77 numtxqueues 3 numrxqueues 2 type veth peer name b
-			ip link property add dev a altname first-of-two altname second
-			ip link set a alias "a thing" txqueuelen 123 group 9 mtu 3000 gso_max_size 30000 gro_max_size 30000 gso_max_segs 99
-			ip link set b address 02:00:00:00:00:bb multicast off allmulticast on promisc on
-			ip link set a arp off up
-			ip link set b up
+			ip link add name e0 index 77 numtxqueues 3 numrxqueues 2 type veth peer name e1
+			ip link property add dev e0 altname first-of-two altname second
+			ip link set e0 alias "e0 thing" txqueuelen 123 group 9 mtu 3000 gso_max_size 30000 gro_max_size 30000 gso_max_segs 99
+			ip link set e1 address 02:00:00:00:00:bb multicast off allmulticast on promisc on
+			ip link set e0 arp off up
+			ip link set e1 up
 			ip link add ifb3 type ifb`},
 		{"bridge", `
 			ip link add br7 type bridge forward_delay 400 hello_time 300 max_age 1500 ageing_time 12300 priority 777 \
@@ -100,48 +100,50 @@ func cases() []netCase {
 			ip link set tun7 mtu 1234 up; ip addr add 10.6.0.1 peer 10.6.0.2 dev tun7
 			ip link set tap7 address 02:00:00:00:07:07`},
 		{"addresses", `
-			ip link add a type veth peer name b; ip link set a up; ip link set b up
-			ip addr add 10.1.0.1/24 dev a; ip addr add 10.1.0.2/24 dev a; ip addr add 10.1.0.3/24 brd 10.1.0.99 dev a label a:three
-			ip addr add 10.2.0.1 peer 10.2.0.9/32 dev a; ip addr add 10.3.0.1/16 dev a noprefixroute metric 77
-			ip addr add 10.4.0.1/24 dev a valid_lft 5000 preferred_lft 3000
-			ip addr add 10.5.0.1/24 dev a scope link
-			ip addr add fd01::1/64 dev a nodad; ip addr add fd01::2/64 dev a nodad; ip addr add fd02::1/64 dev a noprefixroute nodad
-			ip addr add fd03::1/128 peer fd03::9/128 dev a nodad; ip addr add fd04::1/64 dev a nodad valid_lft 5000 preferred_lft 0
-			ip addr add fd05::1/64 dev a nodad mngtmpaddr; ip addr add fd06::1/64 dev a nodad metric 99 home`},
+			ip link add e0 type veth peer name e1; ip link set e0 up; ip link set e1 up
+			ip addr add 10.1.0.1/24 dev e0; ip addr add 10.1.0.2/24 dev e0; ip addr add 10.1.0.3/24 brd 10.1.0.99 dev e0 label e0:three
+			ip addr add 10.2.0.1 peer 10.2.0.9/32 dev e0; ip addr add 10.3.0.1/16 dev e0 noprefixroute metric 77
+			ip addr add 10.4.0.1/24 dev e0 valid_lft 5000 preferred_lft 3000
+			ip addr add 10.5.0.1/24 dev e0 scope link
+			ip addr add fd01::1/64 dev e0 nodad; ip addr add fd01::2/64 dev e0 nodad; ip addr add fd02::1/64 dev e0 noprefixroute nodad
+			ip addr add fd03::1/128 peer fd03::9/128 dev e0 nodad; ip addr add fd04::1/64 dev e0 nodad valid_lft 5000 preferred_lft 0
+			ip addr add fd05::1/64 dev e0 nodad mngtmpaddr; ip addr add fd06::1/64 dev e0 nodad metric 99 home`},
 		{"no IPv6 on one link", `
-			ip link add a type veth peer name b
-			echo 1 > /proc/sys/net/ipv6/conf/a/disable_ipv6
-			ip link set a addrgenmode none; ip link set b addrgenmode stable_secret 2>/dev/null || true
-			ip link set a up; ip link set b up; ip addr add 10.1.0.1/24 dev a`},
+			ip link add e0 type veth peer name e1
+			echo 1 > /proc/sys/net/ipv6/conf/e0/disable_ipv6
+			ip link set e0 addrgenmode none; ip link set e1 addrgenmode stable_secret 2>/dev/null || true
+			ip link set e0 up; ip link set e1 up; ip addr add 10.1.0.1/24 dev e0`},
 		{"routes", `
-			ip link add a type veth peer name b; ip link set a up; ip link set b up
-			ip addr add 10.1.0.1/24 dev a; ip addr add 10.2.0.1/24 dev b
-			ip addr add fd01::1/64 dev a nodad; ip addr add fd02::1/64 dev b nodad
+			ip link set lo up
+			ip link add e0 type veth peer name e1; ip link set e0 up; ip link set e1 up
+			ip addr add 10.1.0.1/24 dev e0; ip addr add 10.2.0.1/24 dev e1
+			ip addr add fd01::1/64 dev e0 nodad; ip addr add fd02::1/64 dev e1 nodad
 			ip route add default via 10.1.0.9 metric 5; ip route add default via 10.2.0.9 metric 6
 			ip route add 192.0.2.0/24 via 10.1.0.9 src 10.2.0.1 mtu lock 1300 advmss 900 initcwnd 20 rto_min 50ms congctl reno
-			ip route add 198.51.100.0/24 nexthop via 10.1.0.9 weight 3 nexthop via 10.2.0.9 dev b weight 7
-			ip route add 203.0.113.0/24 via 10.99.0.1 dev a onlink
-			ip route add 203.0.113.0/25 via inet6 fd01::9 dev a
+			ip route add 198.51.100.0/24 nexthop via 10.1.0.9 weight 3 nexthop via 10.2.0.9 dev e1 weight 7
+			ip route add 203.0.113.0/24 via 10.99.0.1 dev e0 onlink
+			ip route add 203.0.113.0/25 via inet6 fd01::9 dev e0
 			ip route add blackhole 10.66.0.0/16; ip route add unreachable 10.67.0.0/16 metric 9; ip route add prohibit 10.68.0.0/16
 			ip route add throw 10.69.0.0/16 table 77; ip route add 10.70.0.0/16 via 10.1.0.8 table 1000 tos 0x10
-			ip route add local 10.71.0.0/16 dev lo table local; ip route add 10.72.0.0/16 dev a scope link proto 99
-			ip route append 10.72.0.0/16 dev b scope link proto 99
-			ip route add 10.73.0.0/16 dev a realm 5
+			ip route add local 10.71.0.0/16 dev lo table local; ip route add 10.72.0.0/16 dev e0 scope link proto 99
+			ip route append 10.72.0.0/16 dev e1 scope link proto 99
+			ip route add 10.73.0.0/16 dev e0 realm 5
 			ip -6 route add default via fd01::9 metric 3 mtu 1400 hoplimit 33
-			ip -6 route add 2001:db8::/32 nexthop via fd01::9 weight 2 nexthop via fd02::9 dev b
+			ip -6 route add 2001:db8::/32 nexthop via fd01::9 weight 2 nexthop via fd02::9 dev e1
 			ip -6 route add 2001:db9::/32 via fd02::9 expires 900 pref low
 			ip -6 route add unreachable 2001:dba::/32; ip -6 route add blackhole 2001:dbb::/32 table 55
 			ip -6 route add 2001:dbc::/32 from fd01::/64 via fd01::9
 			ip -6 route add local 2001:dbd::/32 dev lo table local
-			ip route del 10.2.0.0/24 dev b; ip route add 10.2.0.0/24 dev b metric 50; ip -6 route del fd02::/64 dev b`},
+			ip route del 10.2.0.0/24 dev e1; ip route add 10.2.0.0/24 dev e1 metric 50; ip -6 route del fd02::/64 dev e1`},
 		{"routes with encapsulation", `
-			ip link add a type veth peer name b; ip link set a up; ip link set b up; ip addr add 10.1.0.1/24 dev a
-			ip route add 192.0.2.0/24 encap ip id 7 dst 10.9.0.1 ttl 9 via 10.1.0.9 dev a || true`},
+			ip link add e0 type veth peer name e1; ip link set e0 up; ip link set e1 up; ip addr add 10.1.0.1/24 dev e0
+			ip route add 192.0.2.0/24 encap ip id 7 dst 10.9.0.1 ttl 9 via 10.1.0.9 dev e0 || true`},
 		{"nexthops", `
-			ip link add a type veth peer name b; ip link set a up; ip link set b up
-			ip addr add 10.1.0.1/24 dev a; ip addr add 10.2.0.1/24 dev b; ip addr add fd01::1/64 dev a nodad
-			ip nexthop add id 9 via 10.1.0.9 dev a; ip nexthop add id 3 via 10.2.0.9 dev b proto static
-			ip nexthop add id 5 blackhole; ip nexthop add id 6 dev a; ip nexthop add id 8 via fd01::9 dev a
+			ip link set lo up
+			ip link add e0 type veth peer name e1; ip link set e0 up; ip link set e1 up
+			ip addr add 10.1.0.1/24 dev e0; ip addr add 10.2.0.1/24 dev e1; ip addr add fd01::1/64 dev e0 nodad
+			ip nexthop add id 9 via 10.1.0.9 dev e0; ip nexthop add id 3 via 10.2.0.9 dev e1 proto static
+			ip nexthop add id 5 blackhole; ip nexthop add id 6 dev e0; ip nexthop add id 8 via fd01::9 dev e0
 			ip nexthop add id 1 group 9,4/3,2; ip nexthop add id 2 group 3/9 type resilient buckets 8 idle_timer 60 || true
 			ip route add 192.0.2.0/24 nhid 1; ip route add 198.51.100.0/24 nhid 9; ip route add 203.0.113.0/24 nhid 5
 			ip -6 route add 2001:db8::/32 nhid 8`},
@@ -153,36 +155,48 @@ func cases() []netCase {
 			ip rule add ipproto tcp dport 80-90 sport 5 lookup 79 pref 600 protocol static; ip rule add lookup 5 pref 600 tun_id 7
 			ip -6 rule add from fd00::/8 lookup 77 pref 100; ip -6 rule del pref 32766; ip -6 rule add lookup main pref 40000`},
 		{"neighbours", `
-			ip link add a address 02:00:00:00:00:0a type veth peer name b address 02:00:00:00:00:0b; ip link set a up; ip link set b up
-			ip addr add 10.1.0.1/24 dev a; ip addr add fd01::1/64 dev a nodad
-			ip neigh add 10.1.0.2 lladdr 02:00:00:00:00:02 dev a nud permanent; ip neigh add 10.1.0.3 lladdr 02:00:00:00:00:03 dev a nud noarp
-			ip neigh add fd01::2 lladdr 02:00:00:00:00:02 dev a nud permanent router; ip neigh add 10.1.0.5 lladdr 02:00:00:00:00:05 dev a extern_learn
-			ip neigh add proxy 10.1.0.77 dev a; ip -6 neigh add proxy fd01::77 dev a`},
-		{"address labels", "ip addrlabel add prefix 2001:db8::/32 label 99; ip addrlabel del prefix 2002::/16"},
+			ip link add e0 address 02:00:00:00:00:0a type veth peer name e1 address 02:00:00:00:00:0b; ip link set e0 up; ip link set e1 up
+			ip addr add 10.1.0.1/24 dev e0; ip addr add fd01::1/64 dev e0 nodad
+			ip neigh add 10.1.0.2 lladdr 02:00:00:00:00:02 dev e0 nud permanent; ip neigh add 10.1.0.3 lladdr 02:00:00:00:00:03 dev e0 nud noarp
+			ip neigh add fd01::2 lladdr 02:00:00:00:00:02 dev e0 nud permanent router; ip neigh add 10.1.0.5 lladdr 02:00:00:00:00:05 dev e0 extern_learn
+			ip neigh add proxy 10.1.0.77 dev e0; ip -6 neigh add proxy fd01::77 dev e0`},
+		{"address labels", "ip addrlabel add prefix 2001:db8::/32 label 99; ip addrlabel del prefix 2002::/16 label 2"},
 		{"sysctls", `
-			ip link add a type veth peer name b
+			ip link add e0 type veth peer name e1
 			cd /proc/sys/net
 			echo 1 > ipv4/conf/all/forwarding; echo 0 > ipv4/conf/default/forwarding; echo 0 > ipv4/conf/lo/forwarding
-			echo 1 > ipv6/conf/all/forwarding; echo 0 > ipv6/conf/b/forwarding; echo 2 > ipv6/conf/a/accept_ra
-			echo 1 > ipv4/conf/a/accept_redirects; echo 0 > ipv4/conf/b/accept_redirects; echo 1 > ipv4/conf/all/arp_ignore
-			echo 1400 > ipv6/conf/a/mtu; echo 77 > ipv4/neigh/a/gc_stale_time; echo 1234 > ipv6/neigh/b/base_reachable_time_ms
+			echo 1 > ipv6/conf/all/forwarding; echo 0 > ipv6/conf/e1/forwarding; echo 2 > ipv6/conf/e0/accept_ra
+			echo 1 > ipv4/conf/e0/accept_redirects; echo 0 > ipv4/conf/e1/accept_redirects; echo 1 > ipv4/conf/all/arp_ignore
+			echo 1400 > ipv6/conf/e0/mtu; echo 77 > ipv4/neigh/e0/gc_stale_time; echo 1234 > ipv6/neigh/e1/base_reachable_time_ms
 			echo 5 > ipv4/tcp_retries2; echo "4096 5000 60000" > ipv4/tcp_rmem; echo "2000 3000" > ipv4/ip_local_port_range
 			echo reno > ipv4/tcp_congestion_control; echo "8080,9090-9095" > ipv4/ip_local_reserved_ports; echo 333 > core/somaxconn
 			echo "0 2147483647" > ipv4/ping_group_range; echo 9000000 > ipv4/ipfrag_high_thresh; echo 8000000 > ipv4/ipfrag_low_thresh
 			echo 1111 > netfilter/nf_conntrack_tcp_timeout_established || true; echo 99 > unix/max_dgram_qlen
 			echo 0 > ipv4/conf/default/rp_filter; echo 2 > ipv4/conf/all/rp_filter
-			echo 2001:db8::1 > ipv6/conf/default/stable_secret; echo 1 > ipv6/conf/all/disable_ipv6; echo 0 > ipv6/conf/a/disable_ipv6
-			ip link set a up; ip link set b up`},
+			echo 2001:db8::1 > ipv6/conf/default/stable_secret; echo 1 > ipv6/conf/all/disable_ipv6; echo 0 > ipv6/conf/e0/disable_ipv6
+			ip link set e0 up; ip link set e1 up`},
 		{"nftables", `
 			ip link set lo up
 			nft -f - <<X
 			table inet filter {
-				set blocked { type ipv4_addr; flags interval; elements = { 10.66.0.0/16, 192.0.2.7 } }
-				chain input { type filter hook input priority 0; policy accept; ct state established accept; ip saddr @blocked counter drop; tcp dport { 22, 80 } accept }
+				set blocked { type ipv4_addr; flags interval; elements = { 10.66.0.0/16, 192.0.2.7 }; }
+				chain input {
+					type filter hook input priority 0; policy accept;
+					ct state established accept
+					ip saddr @blocked counter drop
+					tcp dport { 22, 80 } accept
+				}
 			}
-			table ip nat { chain pre { type nat hook prerouting priority -100; tcp dport 8080 redirect to :80; } }
-			table inet nsmigrate_lock_x { chain c { type filter hook input priority 0; drop; } }
-			X
+			table ip nat {
+				chain pre {
+					type nat hook prerouting priority -100
+					tcp dport 8080 redirect to :80
+				}
+			}
+			table inet nsmigrate_lock_x {
+				chain c { type filter hook input priority 0; policy drop; }
+			}
+X
 			nft delete table inet nsmigrate_lock_x`},
 	}
 }

@@ -15,12 +15,14 @@ func fixData(kind string, data []rawnl.Attr) []rawnl.Attr {
 		return fixVXLAN(data)
 	case "bridge":
 		// Stating the group address, even the default, makes the kernel keep it when the protocol changes.
+		// To touch what the kernel was built without is refused, even to turn it off, which it is anyway.
 		data = slices.DeleteFunc(data, func(a rawnl.Attr) bool {
-			return a.Kind() == unix.IFLA_BR_GROUP_ADDR && string(a.Data) == "\x01\x80\xc2\x00\x00\x00"
+			return a.Kind() == unix.IFLA_BR_GROUP_ADDR && string(a.Data) == "\x01\x80\xc2\x00\x00\x00" ||
+				a.Kind() == unix.IFLA_BR_VLAN_FILTERING && allZero(a.Data)
 		})
 		for i, a := range data {
 			if a.Kind() == unix.IFLA_BR_MULTI_BOOLOPT && len(a.Data) == 8 { // struct br_boolopt_multi: value, mask
-				// Only what is on is set: to touch an option of a kernel built without it is refused.
+				// The mask says which options are touched.
 				data[i].Data = append(slices.Clone(a.Data[:4]), a.Data[:4]...)
 			}
 		}
@@ -32,20 +34,27 @@ func fixData(kind string, data []rawnl.Attr) []rawnl.Attr {
 	return data
 }
 
-// fixVXLAN removes flags that are dumped as 0 and mean "set" by being there at all.
+// fixVXLAN removes flags that are off and whose mere presence in a request has an effect.
 func fixVXLAN(data []rawnl.Attr) []rawnl.Attr {
 	var out []rawnl.Attr
 	for _, a := range data {
-		if a.Kind() == unix.IFLA_VXLAN_TTL_INHERIT {
-			if len(a.Data) != 1 || a.Data[0] == 0 {
+		switch a.Kind() {
+		case unix.IFLA_VXLAN_REMCSUM_TX, unix.IFLA_VXLAN_REMCSUM_RX:
+			if allZero(a.Data) {
+				continue // would claim a header bit
+			}
+		case unix.IFLA_VXLAN_TTL_INHERIT:
+			if allZero(a.Data) {
 				continue
 			}
-			a.Data = nil
+			a.Data = nil // a number in a dump, a flag in a request
 		}
 		out = append(out, a)
 	}
 	return out
 }
+
+func allZero(b []byte) bool { return !slices.ContainsFunc(b, func(c byte) bool { return c != 0 }) }
 
 // portData returns the settings among a port's IFLA_INFO_SLAVE_DATA.
 func portData(l *link) []rawnl.Attr {

@@ -64,6 +64,7 @@ func normalizeNexthop(m rawnl.Message) rawnl.Message {
 	if err != nil {
 		return m
 	}
+	attrs = rawnl.Without(attrs, nhaOpFlags) // of a request for statistics
 	for i, a := range attrs {
 		if a.Kind() == nhaResGroup {
 			if inner, err := rawnl.ParseAttrs(a.Data); err == nil {

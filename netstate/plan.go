@@ -472,14 +472,15 @@ func (p *planner) settled() []Op {
 }
 
 // settle compares what a namespace has of a kind with what a batch adds: it returns the operations that are
-// still needed, deletions first.
+// still needed. Deletions come first, because what is there could stand in the way; only routes are deleted
+// last, because a gateway may have been reached through one that was removed later.
 func settle(kind Kind, have []rawnl.Message, want []Op) []Op {
 	wanted := make(map[string]int, len(want))
 	for _, op := range want {
 		wanted[identity(kind, op.Object)]++
 	}
 	present := map[string]int{}
-	var ops []Op
+	var ops, deletions []Op
 	for _, m := range have {
 		key := identity(kind, m)
 		if wanted[key] > 0 {
@@ -488,7 +489,7 @@ func settle(kind Kind, have []rawnl.Message, want []Op) []Op {
 			continue
 		}
 		if del, ok := deletion(kind, m); ok {
-			ops = append(ops, Op{Verb: "delete", Kind: kind, Object: m, Msg: del})
+			deletions = append(deletions, Op{Verb: "delete", Kind: kind, Object: m, Msg: del})
 		}
 	}
 	for _, op := range want {
@@ -504,7 +505,10 @@ func settle(kind Kind, have []rawnl.Message, want []Op) []Op {
 		}
 		ops = append(ops, op)
 	}
-	return ops
+	if kind == KindRoute {
+		return append(ops, deletions...)
+	}
+	return append(deletions, ops...)
 }
 
 // deletion returns the request that deletes an object; false if it is none of ours to delete.

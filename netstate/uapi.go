@@ -19,6 +19,7 @@ const (
 
 	nhaFDB      = 11 // linux/nexthop.h
 	nhaResGroup = 12
+	nhaOpFlags  = 14
 
 	nhaResGroupUnbalancedTime = 4
 
