@@ -144,7 +144,7 @@ func dumpElements(ctx context.Context, c *rawnl.Conn, set rawnl.Message) ([]rawn
 		return nil, err
 	}
 	// Every set answers, an empty one with an empty list.
-	var elems []element
+	elems := make([]element, 0, estimate(msgs))
 	for _, m := range msgs {
 		elems = appendElements(elems, rawnl.Get(attrsOf(m), unix.NFTA_SET_ELEM_LIST_ELEMENTS))
 	}
@@ -160,28 +160,49 @@ func dumpElements(ctx context.Context, c *rawnl.Conn, set rawnl.Message) ([]rawn
 	return packElements(get(unix.NFT_MSG_NEWSETELEM, familyOf(set), ref...), elems), nil
 }
 
+// estimate guesses how many elements the messages of one set hold, from the size of the first.
+func estimate(msgs []rawnl.Message) int {
+	total, one := 0, 0
+	for _, m := range msgs {
+		total += len(m.Data)
+		if one == 0 {
+			for e := range rawnl.Each(rawnl.Get(attrsOf(m), unix.NFTA_SET_ELEM_LIST_ELEMENTS)) {
+				one = unix.SizeofNlAttr + len(e.Data)
+				break
+			}
+		}
+	}
+	if one == 0 {
+		return 0
+	}
+	return total/one + 1
+}
+
 // element is one element of a set as the kernel wrote it.
 type element struct {
 	prefix uint64 // the first bytes of the key, so that most comparisons need no more
-	key    []byte
+	data   []byte
+	typ    uint16
 	end    bool // the closing bound of an interval
-	attr   rawnl.Attr
+}
+
+func (e element) key() []byte {
+	return rawnl.Get(rawnl.Get(e.data, unix.NFTA_SET_ELEM_KEY), unix.NFTA_DATA_VALUE)
 }
 
 func appendElements(elems []element, list []byte) []element {
 	for a := range rawnl.Each(list) {
-		e := element{attr: a}
+		e := element{typ: a.Type, data: a.Data}
 		for f := range rawnl.Each(a.Data) {
 			switch f.Kind() {
 			case unix.NFTA_SET_ELEM_KEY:
-				e.key = rawnl.Get(f.Data, unix.NFTA_DATA_VALUE)
+				var first [8]byte
+				copy(first[:], rawnl.Get(f.Data, unix.NFTA_DATA_VALUE))
+				e.prefix = binary.BigEndian.Uint64(first[:])
 			case unix.NFTA_SET_ELEM_FLAGS:
 				e.end = number(f.Data)&unix.NFT_SET_ELEM_INTERVAL_END != 0
 			}
 		}
-		var first [8]byte
-		copy(first[:], e.key)
-		e.prefix = binary.BigEndian.Uint64(first[:])
 		elems = append(elems, e)
 	}
 	return elems
@@ -195,7 +216,7 @@ func sortElements(elems []element) {
 		if a.prefix != b.prefix {
 			return cmp.Compare(a.prefix, b.prefix)
 		}
-		if c := bytes.Compare(a.key, b.key); c != 0 {
+		if c := bytes.Compare(a.key(), b.key()); c != 0 {
 			return c
 		}
 		if a.end != b.end {
@@ -204,7 +225,7 @@ func sortElements(elems []element) {
 			}
 			return 1
 		}
-		return bytes.Compare(a.attr.Data, b.attr.Data)
+		return bytes.Compare(a.data, b.data)
 	})
 }
 
@@ -215,7 +236,7 @@ const elementsMax = 60_000
 func packElements(head rawnl.Message, elems []element) []rawnl.Message {
 	size := 0
 	for _, e := range elems {
-		size += unix.SizeofNlAttr + rawnl.Align(len(e.attr.Data))
+		size += unix.SizeofNlAttr + rawnl.Align(len(e.data))
 	}
 	perMessage := len(head.Data) + unix.SizeofNlAttr
 	buf := make([]byte, 0, size+perMessage*(1+size/(elementsMax/2)))
@@ -227,10 +248,10 @@ func packElements(head rawnl.Message, elems []element) []rawnl.Message {
 		buf, list = openAttr(buf, unix.NFTA_SET_ELEM_LIST_ELEMENTS|unix.NLA_F_NESTED)
 		n := 0
 		for _, e := range elems {
-			if n > 0 && len(buf)-list+unix.SizeofNlAttr+len(e.attr.Data) > elementsMax {
+			if n > 0 && len(buf)-list+unix.SizeofNlAttr+len(e.data) > elementsMax {
 				break
 			}
-			buf = rawnl.AppendAttr(buf, e.attr.Type, e.attr.Data)
+			buf = rawnl.AppendAttr(buf, e.typ, e.data)
 			n++
 		}
 		closeAttr(buf, list)

@@ -3,7 +3,6 @@ package nftables
 import (
 	"bytes"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"slices"
 
@@ -15,10 +14,10 @@ import (
 // Plan turns a capture into the messages of one transaction that builds the same ruleset where none of its
 // tables exists. What only the kernel may write (handles, use counts, positions) is removed; counters,
 // quotas and the remaining life of set elements stay. The order is that of dependency: tables, chains,
-// objects, flowtables, sets, elements, rules; rules of a chain keep theirs.
+// objects, flowtables, sets, elements, rules; the rules of a chain keep theirs.
 //
 // Chains without a name ("jump { ... }") get theirs from the kernel, so they travel by number
-// (NFTA_CHAIN_ID), and their rules come before the one rule that binds them. Rules with xtables matches or
+// (NFTA_CHAIN_ID), and their rules come before all others. Rules with xtables matches or
 // targets get the protocol that the extension wants to see beside the rule (NFTA_RULE_COMPAT), which the
 // kernel takes but never shows; it is read from the rule's own comparison, as iptables-nft writes it.
 //
@@ -53,9 +52,7 @@ func Plan(msgs []rawnl.Message) ([]rawnl.Message, error) {
 	for _, m := range groups[unix.NFT_MSG_NEWSETELEM] {
 		p.elements(m)
 	}
-	if err := p.rules(groups[unix.NFT_MSG_NEWRULE]); err != nil {
-		return nil, fmt.Errorf("plan nftables: %w", err)
-	}
+	p.rules(groups[unix.NFT_MSG_NEWRULE])
 	return p.out, nil
 }
 
@@ -143,79 +140,31 @@ func (p *planner) elements(m rawnl.Message) {
 	}
 }
 
-// errUnbound means that a chain without a name is used in a way that the kernel never produces.
-var errUnbound = errors.New("chain without a name is bound by no rule or binds itself")
-
-// rules emits rules in order, except that those of a chain without a name come before the rule that binds
-// it: the kernel takes no more rules for a chain once it is bound (nf_tables_newrule).
-func (p *planner) rules(rules []rawnl.Message) error {
-	if len(p.bound) == 0 {
-		for _, m := range rules {
+// rules emits rules in order, those of chains without a name first: the kernel takes no more rules for a
+// chain once a rule binds it (nf_tables_newrule), and lets no rule of such a chain bind another
+// (nf_tables_bind_chain).
+func (p *planner) rules(rules []rawnl.Message) {
+	inBound := func(m rawnl.Message) bool {
+		if len(p.bound) == 0 {
+			return false
+		}
+		_, ok := p.bound[chainOf(m)]
+		return ok
+	}
+	for _, m := range rules {
+		if inBound(m) {
 			p.rule(m)
 		}
-		return nil
 	}
-	inBound := map[uint32][]rawnl.Message{}
-	var named []rawnl.Message
 	for _, m := range rules {
-		if id, ok := p.bound[chainOf(m)]; ok {
-			inBound[id] = append(inBound[id], m)
-		} else {
-			named = append(named, m)
+		if !inBound(m) {
+			p.rule(m)
 		}
 	}
-	done := 0
-	state := make([]byte, len(p.bound)+1) // 1: being emitted, 2: emitted
-	var emit func(m rawnl.Message) error
-	emit = func(m rawnl.Message) error {
-		for _, id := range p.binds(m) {
-			if state[id] != 0 {
-				return fmt.Errorf("%w: %s", errUnbound, Describe(m))
-			}
-			state[id] = 1
-			for _, inner := range inBound[id] {
-				if err := emit(inner); err != nil {
-					return err
-				}
-			}
-			state[id] = 2
-			done++
-		}
-		p.rule(m)
-		return nil
-	}
-	for _, m := range named {
-		if err := emit(m); err != nil {
-			return err
-		}
-	}
-	if done < len(p.bound) {
-		return fmt.Errorf("%w: %d of %d bound", errUnbound, done, len(p.bound))
-	}
-	return nil
 }
 
 func chainOf(m rawnl.Message) object {
 	return object{familyOf(m), tableOf(m), text(attrsOf(m), unix.NFTA_RULE_CHAIN)}
-}
-
-// binds returns the chains without a name that a rule jumps to.
-func (p *planner) binds(rule rawnl.Message) []uint32 {
-	var ids []uint32
-	for e := range rawnl.Each(rawnl.Get(attrsOf(rule), unix.NFTA_RULE_EXPRESSIONS)) {
-		if !isExpr(e.Data, "immediate") {
-			continue
-		}
-		verdict := rawnl.Get(rawnl.Get(rawnl.Get(e.Data, unix.NFTA_EXPR_DATA), unix.NFTA_IMMEDIATE_DATA), unix.NFTA_DATA_VERDICT)
-		name := rawnl.Get(verdict, unix.NFTA_VERDICT_CHAIN)
-		if name == nil {
-			continue
-		}
-		if id, ok := p.bound[object{familyOf(rule), tableOf(rule), rawnl.CString(name)}]; ok {
-			ids = append(ids, id)
-		}
-	}
-	return ids
 }
 
 func (p *planner) rule(m rawnl.Message) {
@@ -242,7 +191,11 @@ func (p *planner) rule(m rawnl.Message) {
 // settable returns a rule whose references to chains without a name are numbers and whose expressions have
 // only the attributes that the kernel takes.
 func (p *planner) settable(m rawnl.Message) rawnl.Message {
-	id, inBound := p.bound[chainOf(m)]
+	var id uint32
+	var inBound bool
+	if len(p.bound) > 0 {
+		id, inBound = p.bound[chainOf(m)]
+	}
 	changes := inBound
 	exprs := rawnl.Get(attrsOf(m), unix.NFTA_RULE_EXPRESSIONS)
 	for e := range rawnl.Each(exprs) {

@@ -210,7 +210,7 @@ func Validate(m rawnl.Message) error {
 	if err := s.check(attrsOf(m), 0); err != nil {
 		return fmt.Errorf("nf_tables %s: %w", nounOf(kindOf(m)), err)
 	}
-	if tableOf(m) == "" {
+	if len(trimNUL(rawnl.Get(attrsOf(m), unix.NFTA_TABLE_NAME))) == 0 {
 		return fmt.Errorf("%w: nf_tables %s without its table", rawnl.ErrMalformed, nounOf(kindOf(m)))
 	}
 	for _, kind := range required {
