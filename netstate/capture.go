@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nsmigrate/nsmigrate/netstate/conntrack"
 	"github.com/nsmigrate/nsmigrate/netstate/iptables"
 	"github.com/nsmigrate/nsmigrate/netstate/nftables"
 	"github.com/nsmigrate/nsmigrate/netstate/ns"
@@ -148,9 +149,14 @@ func Capture(ctx context.Context, n *ns.NS, opts CaptureOptions) (*State, error)
 		return nil, fmt.Errorf("capture: %w", err)
 	}
 	if p := opts.Prev; p != nil {
-		s.Sysctls, s.uplinks = p.Sysctls, p.uplinks
+		s.Sysctls, s.uplinks, s.others = p.Sysctls, p.uplinks, p.others
+		s.losses = append(s.losses, s.others...)
 		return s, nil
 	}
+	if s.others, err = findLosses(ctx, n, nl, s.names()); err != nil {
+		return nil, fmt.Errorf("capture: %w", err)
+	}
+	s.losses = append(s.losses, s.others...)
 	if s.uplinks, err = captureUplinks(ctx, nl, opts.Host, links); err != nil {
 		return nil, fmt.Errorf("capture: %w", err)
 	}
@@ -221,6 +227,8 @@ func validateMessage(k Kind, m rawnl.Message) error {
 	switch k {
 	case KindNFTables:
 		return nftables.Validate(m)
+	case KindConntrack:
+		return conntrack.Validate(m)
 	}
 	size, typ := headerOf(k)
 	if m.Type != typ || m.Flags != 0 {
@@ -263,6 +271,17 @@ func familiesOf(k Kind) []byte {
 // validateEncap refuses encapsulations whose attributes hold descriptors of this process.
 func validateEncap(attrs []rawnl.Attr) error {
 	for _, a := range attrs {
+		if a.Kind() == unix.RTA_MULTIPATH {
+			for hop := range nexthopsOf(a.Data) {
+				inner, err := rawnl.ParseAttrs(hop[unix.SizeofRtNexthop:])
+				if err != nil {
+					return err
+				}
+				if err := validateEncap(inner); err != nil {
+					return err
+				}
+			}
+		}
 		if (a.Kind() == unix.RTA_ENCAP_TYPE || a.Kind() == unix.NHA_ENCAP_TYPE) && len(a.Data) == 2 &&
 			binary.NativeEndian.Uint16(a.Data) == unix.LWTUNNEL_ENCAP_BPF {
 			return errors.New("BPF encapsulation")

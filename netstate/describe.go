@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nsmigrate/nsmigrate/netstate/conntrack"
 	"github.com/nsmigrate/nsmigrate/netstate/nftables"
 	"github.com/nsmigrate/nsmigrate/netstate/rawnl"
 )
@@ -203,6 +204,8 @@ func decode(kind Kind, m rawnl.Message, names linkNames) []item {
 	switch kind {
 	case KindNFTables:
 		return []item{{"text", "", nftables.Describe(m)}}
+	case KindConntrack:
+		return []item{{"text", "", conntrack.Describe(m)}}
 	}
 	size, _ := headerOf(kind)
 	hdr, attrs, err := split(m, size)
@@ -411,19 +414,14 @@ func decodeRoute(m rawnl.Message, names linkNames) []item {
 
 func decodeMultipath(b []byte, names linkNames) []item {
 	var list []item
-	for len(b) >= unix.SizeofRtNexthop {
-		n := int(binary.NativeEndian.Uint16(b))
-		if n < unix.SizeofRtNexthop || n > len(b) {
-			break
-		}
+	for b := range nexthopsOf(b) {
 		var hop []item
-		if attrs, err := rawnl.ParseAttrs(b[unix.SizeofRtNexthop:n]); err == nil {
+		if attrs, err := rawnl.ParseAttrs(b[unix.SizeofRtNexthop:]); err == nil {
 			hop = items(attrs, routeFields(), names)
 		}
 		hop = append(hop, item{"dev", "dev", names.of(int32(binary.NativeEndian.Uint32(b[4:])))}, item{"weight", "weight", uint64(b[3]) + 1},
 			flagsItem(uint32(b[2]), nexthopFlags()))
 		list = append(list, item{"nexthop", "nexthop", hop})
-		b = b[min(rawnl.Align(n), len(b)):]
 	}
 	return list
 }

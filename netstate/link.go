@@ -215,12 +215,20 @@ func checkLink(l *link) (Loss, bool) {
 	case l.kind == "tun" && !tunOf(l).persistent:
 		loss.Reason = "it is not persistent: it exists only as an open file of a process"
 		loss.Remedy = "create it with ip tuntap add"
+	case l.kind == "vxlan" && l.flag(unix.IFLA_VXLAN_VNIFILTER):
+		loss.Reason = "its VNI filter table is not carried yet"
 	case l.xdpAttached():
 		loss.Kind, loss.Reason = "xdp", "an XDP program is attached to it"
 	default:
 		return Loss{}, false
 	}
 	return loss, true
+}
+
+// flag reports whether a one-byte attribute of IFLA_INFO_DATA is set.
+func (l *link) flag(kind uint16) bool {
+	b, ok := rawnl.Find(l.data, kind)
+	return ok && len(b) == 1 && b[0] != 0
 }
 
 func (l *link) xdpAttached() bool {

@@ -39,7 +39,7 @@ func TestRoundTrip(t *testing.T) {
 			t.Parallel()
 			ctx := context.Background()
 			hostA, source := arrange(t, c.script)
-			settleDown(t, source)
+			settleDown(t, source, hostA)
 			want := reread(t, capture(t, source, hostA))
 			if losses := want.Losses(); len(losses) > 0 {
 				t.Fatalf("losses: %v", losses)
@@ -65,12 +65,21 @@ func TestRoundTrip(t *testing.T) {
 	}
 }
 
-// settleDown waits until duplicate address detection is over: a tentative address has no local route yet.
-func settleDown(t testing.TB, n *ns.NS) {
-	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
-		if sh(t, n, "ip -6 addr show tentative") == "" {
-			return
+// settleDown waits until the kernel is done with what it does by itself after a configuration: carrier comes,
+// link-local addresses and their routes appear, duplicate address detection ends.
+func settleDown(t testing.TB, n, host *ns.NS) {
+	last := capture(t, n, host)
+	quiet := 0
+	for deadline := time.Now().Add(5 * time.Second); quiet < 10 && time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		next, err := netstate.Capture(context.Background(), n, netstate.CaptureOptions{Prev: last})
+		if err != nil {
+			t.Fatal(err)
 		}
+		if len(netstate.Diff(last, next)) > 0 || sh(t, n, "ip -6 addr show tentative") != "" {
+			quiet = 0
+		}
+		quiet++
+		last = next
 	}
 }
 

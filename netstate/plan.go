@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nsmigrate/nsmigrate/netstate/conntrack"
 	"github.com/nsmigrate/nsmigrate/netstate/nftables"
 	"github.com/nsmigrate/nsmigrate/netstate/rawnl"
 )
@@ -559,6 +560,8 @@ func normalize(kind Kind, m rawnl.Message) rawnl.Message {
 		return normalizeMDB(m)
 	case KindNFTables:
 		return nftables.Normalize(m)
+	case KindConntrack:
+		return conntrack.Normalize(m)
 	}
 	return m
 }

@@ -2,6 +2,7 @@ package netstate
 
 import (
 	"encoding/binary"
+	"iter"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -60,17 +61,26 @@ func (r *routeMsg) uses(index int32) bool {
 		return true
 	}
 	b, _ := rawnl.Find(r.attrs, unix.RTA_MULTIPATH)
-	for len(b) >= unix.SizeofRtNexthop {
-		n := int(binary.NativeEndian.Uint16(b))
-		if n < unix.SizeofRtNexthop || n > len(b) {
-			return false
-		}
-		if int32(binary.NativeEndian.Uint32(b[4:])) == index {
+	for hop := range nexthopsOf(b) {
+		if int32(binary.NativeEndian.Uint32(hop[4:])) == index {
 			return true
 		}
-		b = b[min(rawnl.Align(n), len(b)):]
 	}
 	return false
+}
+
+// nexthopsOf yields the nexthops of RTA_MULTIPATH: each a struct rtnexthop (length, flags, hops, ifindex)
+// with its attributes. They alias b.
+func nexthopsOf(b []byte) iter.Seq[[]byte] {
+	return func(yield func([]byte) bool) {
+		for len(b) >= unix.SizeofRtNexthop {
+			n := int(binary.NativeEndian.Uint16(b))
+			if n < unix.SizeofRtNexthop || n > len(b) || !yield(b[:n:n]) {
+				return
+			}
+			b = b[min(rawnl.Align(n), len(b)):]
+		}
+	}
 }
 
 func (r *routeMsg) encode(typ uint16, attrs []rawnl.Attr) rawnl.Message {
@@ -101,13 +111,8 @@ func routeInput(r *routeMsg) routeMsg {
 // cleanNexthops keeps the onlink flag alone in each struct rtnexthop of a multipath route.
 func cleanNexthops(b []byte) []byte {
 	b = slices.Clone(b)
-	for rest := b; len(rest) >= unix.SizeofRtNexthop; {
-		n := int(binary.NativeEndian.Uint16(rest))
-		if n < unix.SizeofRtNexthop || n > len(rest) {
-			break
-		}
-		rest[2] &= unix.RTNH_F_ONLINK | unix.RTNH_F_PERVASIVE
-		rest = rest[min(rawnl.Align(n), len(rest)):]
+	for hop := range nexthopsOf(b) {
+		hop[2] &= unix.RTNH_F_ONLINK | unix.RTNH_F_PERVASIVE
 	}
 	return b
 }

@@ -90,6 +90,7 @@ type State struct {
 	Tables   []iptables.Table         // rulesets of legacy iptables, arptables
 	uplinks  []Uplink
 	losses   []Loss
+	others   []Loss // those of the losses that only a full capture looks for
 }
 
 // Loss is an object that a capture saw and that a State does not carry.

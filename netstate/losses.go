@@ -1,0 +1,216 @@
+package netstate
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nsmigrate/nsmigrate/netstate/ns"
+	"github.com/nsmigrate/nsmigrate/netstate/rawnl"
+)
+
+// findLosses looks for the objects that no kind of a State holds. It asks only what answers without loading a
+// module: a subsystem that is not there has no objects.
+func findLosses(ctx context.Context, n *ns.NS, nl *rawnl.Conn, names linkNames) ([]Loss, error) {
+	qdiscs, err := qdiscLosses(ctx, nl, names)
+	if err != nil {
+		return nil, err
+	}
+	routes, err := routeLosses(ctx, nl)
+	if err != nil {
+		return nil, err
+	}
+	generic, err := genericLosses(ctx, n)
+	if err != nil {
+		return nil, err
+	}
+	xfrm, err := xfrmLosses(ctx, n)
+	if err != nil {
+		return nil, err
+	}
+	sets, err := ipsetLosses(ctx, n)
+	if err != nil {
+		return nil, err
+	}
+	return slices.Concat(qdiscs, routes, xfrm, sets, generic), nil
+}
+
+// qdiscLosses finds queueing disciplines that somebody attached. Those that come with a device have handle 0.
+func qdiscLosses(ctx context.Context, nl *rawnl.Conn, names linkNames) ([]Loss, error) {
+	msgs, err := nl.Dump(ctx, rawnl.Message{Type: unix.RTM_GETQDISC, Data: make([]byte, sizeofTcMsg)})
+	if err != nil {
+		return nil, fmt.Errorf("dump qdiscs: %w", err)
+	}
+	var losses []Loss
+	for _, m := range msgs {
+		hdr, attrs, err := split(m, sizeofTcMsg)
+		if err != nil {
+			return nil, fmt.Errorf("qdisc: %w", err)
+		}
+		handle := binary.NativeEndian.Uint32(hdr[8:])
+		if handle == 0 {
+			continue
+		}
+		kind, _ := rawnl.Find(attrs, unix.TCA_KIND)
+		losses = append(losses, Loss{
+			Kind:   "qdisc",
+			Object: fmt.Sprintf("%s %x: dev %s", rawnl.CString(kind), handle>>16, names.of(int32(binary.NativeEndian.Uint32(hdr[4:])))),
+			Reason: "queueing disciplines, their classes and filters are not carried yet",
+			Remedy: "tc qdisc del, and add it again after the move",
+		})
+	}
+	return losses, nil
+}
+
+// routeLosses finds routes of families that are not carried.
+func routeLosses(ctx context.Context, nl *rawnl.Conn) ([]Loss, error) {
+	var losses []Loss
+	for _, f := range []struct {
+		family byte
+		object string
+	}{{unix.AF_MPLS, "MPLS routes"}, {rtnlFamilyIPMR, "IPv4 multicast routes"}, {rtnlFamilyIP6MR, "IPv6 multicast routes"}} {
+		req := rawnl.Message{Type: unix.RTM_GETROUTE, Data: make([]byte, unix.SizeofRtMsg)}
+		req.Data[0] = f.family
+		msgs, err := nl.Dump(ctx, req)
+		if absent(err) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("dump %s: %w", f.object, err)
+		}
+		// A family that the kernel lacks is answered with the routes of all families.
+		count := len(slices.DeleteFunc(msgs, func(m rawnl.Message) bool { return len(m.Data) == 0 || m.Data[0] != f.family }))
+		if count > 0 {
+			losses = append(losses, Loss{Kind: "route", Object: f.object, Reason: fmt.Sprintf("%d of them, which are not carried yet", count)})
+		}
+	}
+	return losses, nil
+}
+
+// absent reports whether an error means that the kernel has no such subsystem.
+func absent(err error) bool {
+	for _, errno := range []unix.Errno{unix.EOPNOTSUPP, unix.EAFNOSUPPORT, unix.EPROTONOSUPPORT, unix.ENOENT} {
+		if errors.Is(err, errno) {
+			return true
+		}
+	}
+	return false
+}
+
+// xfrmLosses finds IPsec states and policies.
+func xfrmLosses(ctx context.Context, n *ns.NS) ([]Loss, error) {
+	c, err := rawnl.Dial(n, unix.NETLINK_XFRM)
+	if absent(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	var losses []Loss
+	for _, q := range []struct {
+		typ    uint16
+		size   int
+		object string
+	}{{xfrmMsgGetSA, sizeofXfrmUsersaID, "xfrm states"}, {xfrmMsgGetPolicy, sizeofXfrmUserpolicyID, "xfrm policies"}} {
+		msgs, err := c.Dump(ctx, rawnl.Message{Type: q.typ, Data: make([]byte, q.size)})
+		if err != nil {
+			return nil, fmt.Errorf("dump %s: %w", q.object, err)
+		}
+		if len(msgs) > 0 {
+			losses = append(losses, Loss{Kind: "xfrm", Object: q.object, Reason: fmt.Sprintf("%d of them, which are not carried yet", len(msgs))})
+		}
+	}
+	return losses, nil
+}
+
+// ipsetLosses finds the sets of ipset(8).
+func ipsetLosses(ctx context.Context, n *ns.NS) ([]Loss, error) {
+	if _, err := os.Stat("/sys/module/ip_set"); err != nil {
+		return nil, nil // asking would load it
+	}
+	c, err := rawnl.Dial(n, unix.NETLINK_NETFILTER)
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	req := rawnl.Message{Type: unix.NFNL_SUBSYS_IPSET<<8 | ipsetCmdList, Data: rawnl.AppendAttr([]byte{unix.AF_UNSPEC, unix.NFNETLINK_V0, 0, 0}, ipsetAttrProtocol, []byte{ipsetProtocol})}
+	msgs, err := c.Dump(ctx, req)
+	if absent(err) || errors.Is(err, unix.EINVAL) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("dump ipsets: %w", err)
+	}
+	var losses []Loss
+	var last string
+	for _, m := range msgs {
+		if len(m.Data) < 4 {
+			continue
+		}
+		if name := rawnl.CString(rawnl.Get(m.Data[4:], ipsetAttrSetname)); name != last {
+			losses = append(losses, Loss{Kind: "ipset", Object: name, Reason: "sets of ipset are not carried yet", Remedy: "use sets of nftables, or ipset save and restore"})
+			last = name
+		}
+	}
+	return losses, nil
+}
+
+// genericLosses finds objects of subsystems that speak generic netlink.
+func genericLosses(ctx context.Context, n *ns.NS) ([]Loss, error) {
+	c, err := rawnl.Dial(n, unix.NETLINK_GENERIC)
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	families, err := c.Dump(ctx, rawnl.Message{Type: unix.GENL_ID_CTRL, Data: []byte{unix.CTRL_CMD_GETFAMILY, 1, 0, 0}})
+	if err != nil {
+		return nil, fmt.Errorf("list generic netlink families: %w", err)
+	}
+	var losses []Loss
+	for _, m := range families {
+		if len(m.Data) < 4 {
+			continue
+		}
+		name := rawnl.CString(rawnl.Get(m.Data[4:], unix.CTRL_ATTR_FAMILY_NAME))
+		id := rawnl.Get(m.Data[4:], unix.CTRL_ATTR_FAMILY_ID)
+		for _, q := range genericQueries() {
+			if q.family != name || len(id) < 2 {
+				continue
+			}
+			msgs, err := c.Dump(ctx, rawnl.Message{Type: binary.NativeEndian.Uint16(id), Data: []byte{q.command, q.version, 0, 0}})
+			if absent(err) {
+				continue
+			}
+			if err != nil {
+				return nil, fmt.Errorf("dump %s: %w", q.object, err)
+			}
+			if len(msgs) > 0 {
+				losses = append(losses, Loss{Kind: q.kind, Object: q.object, Reason: fmt.Sprintf("%d of them, which are not carried yet", len(msgs))})
+			}
+		}
+	}
+	return losses, nil
+}
+
+type genericQuery struct {
+	family           string
+	command, version byte
+	kind, object     string
+}
+
+// genericQueries lists the dumps of subsystems that keep objects in a namespace.
+func genericQueries() []genericQuery {
+	return []genericQuery{
+		{"mptcp_pm", 3, 1, "mptcp", "MPTCP endpoints"},      // MPTCP_PM_CMD_GET_ADDR
+		{"IPVS", 4, 1, "ipvs", "virtual services"},          // IPVS_CMD_GET_SERVICE
+		{"l2tp", 4, 1, "l2tp", "L2TP tunnels"},              // L2TP_CMD_TUNNEL_GET
+		{"fou", 3, 1, "fou", "FOU ports"},                   // FOU_CMD_GET
+		{"SEG6", 2, 1, "seg6", "segment routing HMAC keys"}, // SEG6_CMD_DUMPHMAC
+	}
+}
