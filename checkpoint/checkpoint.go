@@ -39,15 +39,23 @@ const defaultTimeout = 2 * time.Minute
 func Dump(ctx context.Context, spec Spec, store Store, opts Options) (*Report, error) {
 	clock := NewClock(opts.Progress)
 	clock.Phase("survey", false)
+	if err := RequireRoot("dump"); err != nil {
+		return nil, err
+	}
 	t, err := openTarget(spec)
 	if err != nil {
 		return nil, err
 	}
 	defer t.ns.Close()
 	d := &dump{target: t, opts: opts, clock: clock, report: &Report{}}
+	var version criu.Version
+	if d.criu, version, err = FindCRIU(ctx, "dump", opts.CRIU); err != nil {
+		return nil, err
+	}
 	if err := d.survey(ctx); err != nil {
 		return nil, err
 	}
+	d.report.Manifest.Host.CRIU = version.String()
 	if opts.DryRun {
 		return d.finished(), nil
 	}
@@ -86,6 +94,7 @@ type dump struct {
 	opts   Options
 	clock  *Clock
 	report *Report
+	criu   string // path of the program
 
 	state   *netstate.State // of the namespace, while the service ran
 	live    []proc.Tree     // in the order of the manifest's trees
@@ -161,15 +170,11 @@ func (d *dump) image() string { return filepath.Join(d.scratch, "image") }
 
 // prepare does everything that can be done while the service runs.
 func (d *dump) prepare(ctx context.Context) error {
-	path, version, err := criu.FindRequired(ctx, d.opts.CRIU)
-	if err != nil {
-		return err
-	}
-	d.report.Manifest.Host.CRIU = version.String()
+	var err error
 	if d.scratch, err = Scratch(d.opts.WorkDir); err != nil {
 		return err
 	}
-	if err := criu.Warm(ctx, path); err != nil {
+	if err := criu.Warm(ctx, d.criu); err != nil {
 		return err
 	}
 	if d.lock, err = lock.Open(d.target.ns); err != nil {
@@ -178,7 +183,7 @@ func (d *dump) prepare(ctx context.Context) error {
 	if d.car, err = sidecar.Capture(ctx, sidecar.Holders(d.live), nil); err != nil {
 		return err
 	}
-	d.trees, err = startCRIU(path, d.image(), filepath.Join(d.scratch, "logs"), d.target.ns, d.report.Manifest.Trees, d.live)
+	d.trees, err = startCRIU(d.criu, d.image(), filepath.Join(d.scratch, "logs"), d.target.ns, d.report.Manifest.Trees, d.live)
 	return err
 }
 

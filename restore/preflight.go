@@ -22,7 +22,10 @@ import (
 
 // preflight finds everything that stands in the way, and changes nothing.
 func (r *restoring) preflight(ctx context.Context) error {
-	path, version, err := criu.FindRequired(ctx, r.opts.CRIU)
+	if err := checkpoint.RequireRoot("restore"); err != nil {
+		return err
+	}
+	path, version, err := checkpoint.FindCRIU(ctx, "restore", r.opts.CRIU)
 	if err != nil {
 		return err
 	}

@@ -41,8 +41,11 @@ func Run(ctx context.Context, dir string, m *checkpoint.Manifest, opts Options) 
 		r.report.NetNS = m.Target.NetNS
 	}
 	r.report.TCPClose = opts.TCPClose || m.TCPClose || m.Source == checkpoint.SourceRunning
-	if err := r.preflight(ctx); err != nil || opts.DryRun {
-		return r.finished(), err
+	if err := r.preflight(ctx); err != nil {
+		return nil, err
+	}
+	if opts.DryRun {
+		return r.finished(), nil
 	}
 
 	timeout := opts.Timeout

@@ -18,7 +18,8 @@ const PrivatePath = "/usr/local/lib/nsmigrate/criu/bin/criu"
 // option, and every older release without a distribution's patch stops at it.
 var Minimum = Version{Major: 4, Minor: 2}
 
-const installRemedy = "run `make criu` in the nsmigrate source tree: it installs a good one into a private prefix and touches nothing else of the system; or name another with --criu PATH"
+// InstallRemedy says what a user without a working CRIU can do.
+const InstallRemedy = "run `make criu` in the nsmigrate source tree: it installs a good one into a private prefix and touches nothing else of the system; or name another with --criu PATH"
 
 // NotFoundError says that there is no CRIU where it was looked for.
 type NotFoundError struct {
@@ -37,7 +38,7 @@ func (e *NotFoundError) Error() string {
 func (e *NotFoundError) Unwrap() error { return e.Err }
 
 // Remedy says what the user can do.
-func (e *NotFoundError) Remedy() string { return installRemedy }
+func (e *NotFoundError) Remedy() string { return InstallRemedy }
 
 // TooOldError says that CRIU is older than [Minimum].
 type TooOldError struct {
@@ -50,7 +51,7 @@ func (e *TooOldError) Error() string {
 }
 
 // Remedy says what the user can do.
-func (e *TooOldError) Remedy() string { return installRemedy }
+func (e *TooOldError) Remedy() string { return InstallRemedy }
 
 // Find returns the path of the CRIU to use: the explicit one if there is one, else the one in the private
 // prefix, else the first on PATH. It doesn't run it. The error is a [*NotFoundError].

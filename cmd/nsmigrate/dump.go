@@ -50,6 +50,9 @@ to a file.`,
 }
 
 func (u *ui) dump(ctx context.Context, r *dumpRequest) error {
+	if err := checkpoint.RequireRoot("dump"); err != nil {
+		return err
+	}
 	if err := r.dest.check(); err != nil {
 		return err
 	}

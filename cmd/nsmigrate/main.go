@@ -14,9 +14,6 @@ import (
 var version = "unknown"
 
 func main() {
-	if len(os.Args) > 1 && os.Args[1] == nsinit.Arg { // a process that a restore started
-		nsinit.Main()
-	}
 	if len(os.Args) > 1 { // what restore leaves beside a service is this program too
 		switch os.Args[1] {
 		case nsinit.Arg:

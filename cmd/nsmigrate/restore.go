@@ -13,6 +13,7 @@ import (
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
 
+	"github.com/nsmigrate/nsmigrate/checkpoint"
 	"github.com/nsmigrate/nsmigrate/netstate"
 	"github.com/nsmigrate/nsmigrate/restore"
 )
@@ -73,12 +74,15 @@ func (u *ui) restore(ctx context.Context, r *restoreRequest, s *signals) error {
 
 // restoreImage does the restore proper. The unpacked image is gone when it returns.
 func (u *ui) restoreImage(ctx context.Context, r *restoreRequest) (*restore.Report, error) {
+	if err := checkpoint.RequireRoot("restore"); err != nil {
+		return nil, err
+	}
 	progress, done := u.progress("restore " + r.source.String())
 	defer done()
 	if progress != nil {
 		progress.Phase("read image")
 	}
-	dir, m, remove, err := u.open(ctx, r.source, nil)
+	dir, m, remove, err := u.open(ctx, r.source)
 	if err != nil {
 		return nil, err
 	}
