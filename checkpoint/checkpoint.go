@@ -351,7 +351,7 @@ func (d *dump) rollBack(cause error, store Store) error {
 	if err := store.Discard(); err != nil {
 		failed.Err = errors.Join(failed.Err, err)
 	}
-	failed.Log, _ = KeepLogs(filepath.Join(d.scratch, "logs"), "dump") // without them the cause is still quoted
+	failed.Log = KeepLogs(filepath.Join(d.scratch, "logs"), "dump", cause)
 	return failed
 }
 
@@ -462,11 +462,16 @@ func Scratch(dir string) (string, error) {
 	return path, nil
 }
 
-// KeepLogs saves criu's logs of an operation that failed from its scratch directory, and returns where they are.
-func KeepLogs(from, op string) (string, error) {
+// KeepLogs saves criu's logs of an operation from its scratch directory and returns where they are. It returns ""
+// if criu is not the cause of the failure, or if they can't be kept: the cause itself is quoted in the error.
+func KeepLogs(from, op string, cause error) string {
+	var fault *criu.Error
+	if !errors.As(cause, &fault) {
+		return ""
+	}
 	dir, err := os.MkdirTemp("", "nsmigrate-"+op+"-*")
 	if err != nil {
-		return "", fmt.Errorf("keep logs: %w", err)
+		return ""
 	}
 	err = filepath.WalkDir(from, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() || d.Name() != criu.LogFile {
@@ -480,7 +485,8 @@ func KeepLogs(from, op string) (string, error) {
 		return os.WriteFile(filepath.Join(dir, name), b, 0o600)
 	})
 	if err != nil {
-		return "", errors.Join(fmt.Errorf("keep logs: %w", err), os.RemoveAll(dir))
+		os.RemoveAll(dir)
+		return ""
 	}
-	return dir, nil
+	return dir
 }

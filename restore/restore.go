@@ -264,19 +264,8 @@ func (r *restoring) takeBack(cause error) error {
 		failed.Leftover = r.lock.Hold(context.Background())
 	}
 	failed.Leftover = errors.Join(failed.Leftover, r.undo.run())
-	failed.Log = r.keepLogs()
+	failed.Log = checkpoint.KeepLogs(r.scratch, "restore", cause)
 	return failed
-}
-
-func (r *restoring) keepLogs() string {
-	if len(r.trees) == 0 {
-		return ""
-	}
-	dir, err := checkpoint.KeepLogs(r.scratch, "restore")
-	if err != nil {
-		return ""
-	}
-	return dir
 }
 
 func (r *restoring) note(format string, args ...any) {
