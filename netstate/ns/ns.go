@@ -214,12 +214,25 @@ func (n *NS) Do(fn func() error) error {
 }
 
 // onThread runs fn on a locked thread of its own. A goroutine that ends without unlocking its thread
-// makes the runtime terminate that thread, with whatever namespaces fn left it in.
+// makes the runtime terminate that thread, with whatever namespaces fn left it in. The main thread alone is
+// never terminated, only parked: it would hold the namespace for the life of the process, and /proc/PID/ns
+// would show the process inside. So fn is kept from it.
 func onThread(fn func() error) error {
 	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread()
-		done <- fn()
+		if unix.Gettid() != unix.Getpid() {
+			done <- fn()
+			return
+		}
+		elsewhere := make(chan struct{})
+		go func() {
+			runtime.LockOSThread()
+			close(elsewhere)
+			done <- fn()
+		}()
+		<-elsewhere // while this goroutine has the main thread, the other one can't get it
+		runtime.UnlockOSThread()
 	}()
 	return <-done
 }
