@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -123,7 +124,7 @@ func TestFlipDir(t *testing.T) {
 		for n := range data {
 			refused(data[:n], "cut to", n)
 		}
-		refused(append(data[:len(data):len(data)], 0), "longer than", len(data))
+		refused(append(slices.Clip(data), 0), "longer than", len(data))
 		return os.WriteFile(path, data, 0o600)
 	})
 	if err != nil {

@@ -13,15 +13,10 @@ import (
 	"os"
 	"path"
 
-	"github.com/klauspost/compress/zstd"
-
 	"github.com/nsmigrate/nsmigrate/checkpoint"
 )
 
-const (
-	chunk     = 1 << 20 // bytes between two looks at the context
-	maxWindow = 8 << 20 // of a zstd frame that is read: bounds what an archive can make us allocate
-)
+const chunk = 256 << 10 // bytes that are moved at a time: what stays in a core's cache
 
 // PackOptions of an archive. The zero value compresses with zstd.
 type PackOptions struct {
@@ -72,7 +67,8 @@ func layout(m *checkpoint.Manifest, manifest, sum []byte) []item {
 }
 
 // Pack writes the image in dir, which [checkpoint.Seal] described in m, as an archive. It reads each entry once and
-// takes m's word for its digest, which Unpack checks.
+// takes m's word for its digest, which Unpack checks. If ctx ends in a write to w, that may be under way still when
+// Pack has returned.
 func Pack(ctx context.Context, w io.Writer, dir string, m *checkpoint.Manifest, opts PackOptions) error {
 	if err := pack(ctx, w, dir, m, opts); err != nil {
 		return fmt.Errorf("pack image: %w", err)
@@ -91,7 +87,7 @@ func pack(ctx context.Context, w io.Writer, dir string, m *checkpoint.Manifest, 
 	}
 	defer root.Close()
 
-	out := bufio.NewWriterSize(w, chunk)
+	out := bufio.NewWriterSize(contextWriter{ctx, w}, chunk)
 	sealed := newSealWriter(out)
 	items := layout(m, manifest, checkpoint.SumLine(manifest))
 	compression := cmp.Or(opts.Compression, Zstd)
@@ -111,19 +107,6 @@ func pack(ctx context.Context, w io.Writer, dir string, m *checkpoint.Manifest, 
 		return err
 	}
 	return out.Flush()
-}
-
-// compress runs produce with a writer that compresses to w.
-func compress(w io.Writer, produce func(io.Writer) error) error {
-	enc, err := zstd.NewWriter(w, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderCRC(false))
-	if err != nil {
-		return err
-	}
-	if err := produce(enc); err != nil {
-		enc.Close() //nolint:errcheck // the first error counts
-		return err
-	}
-	return enc.Close()
 }
 
 // pump moves the content of entries in chunks and counts them.
@@ -195,7 +178,8 @@ func (p *pump) copy(size int64, move func(b []byte) error) error {
 // Unpack reads an archive to its end and writes the image to dir, which must be absent or empty. Nothing is left
 // of it after an error. What the archive says is not trusted: it must have the names, sizes and digests of its
 // manifest, in its order, and an unbroken seal; else the error wraps [checkpoint.ErrDamaged], or
-// [checkpoint.ErrFormat] for an unknown major version. The image is not synced: see [checkpoint.Sync].
+// [checkpoint.ErrFormat] for an unknown major version. After an error a last read from r may be under way still.
+// The image is not synced: see [checkpoint.Sync].
 func Unpack(ctx context.Context, r io.Reader, dir string, opts UnpackOptions) (*checkpoint.Manifest, error) {
 	m, err := unpackInto(ctx, r, dir, opts)
 	if err != nil {
@@ -239,18 +223,23 @@ func empty(root *os.Root, dir string, made bool) error {
 }
 
 func unpack(ctx context.Context, r io.Reader, root *os.Root, opts UnpackOptions) (*checkpoint.Manifest, error) {
-	sealed, err := newSealReader(r)
+	reading, stop := context.WithCancel(ctx)
+	defer stop()
+	sealed, err := newSealReader(contextReader{reading, r})
 	if err != nil {
 		return nil, err
 	}
 	body := io.Reader(sealed)
 	if sealed.c == Zstd {
-		dec, err := zstd.NewReader(sealed, zstd.WithDecoderMaxWindow(maxWindow))
+		frames, err := newFrameReader(sealed)
 		if err != nil {
 			return nil, err
 		}
-		defer dec.Close()
-		body = dec
+		defer func() {
+			stop() // it may be in a read, and nobody knows whether that ends
+			frames.Close()
+		}()
+		body = frames
 	}
 	u := &unpacker{
 		pump: pump{ctx: ctx, buf: make([]byte, chunk), progress: opts.Progress},
@@ -386,9 +375,10 @@ func (u *unpacker) verified(e *checkpoint.Entry, w io.Writer) error {
 		if _, err := io.ReadFull(u.tar, b); err != nil {
 			return damaged(e.Name, err)
 		}
-		digest.Write(b)
-		_, err := w.Write(b)
-		return err
+		return hashWhile(digest, b, func() error {
+			_, err := w.Write(b)
+			return err
+		})
 	})
 	if err != nil {
 		return err

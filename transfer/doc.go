@@ -5,7 +5,7 @@
 // An image as one file is a tar archive, plain or compressed with zstd, with a seal behind it:
 //
 //	archive      = body seal
-//	body         = tar, or one or more zstd frames that hold a tar
+//	body         = tar, or zstd frames that together hold a tar, each at most 1 MiB of it
 //	tar          = manifest.json manifest.sha256 { directory | entry } two-zero-blocks
 //
 // The manifest comes first, so that a reader knows of everything that follows what it is, how large, and with

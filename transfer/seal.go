@@ -55,9 +55,11 @@ type sealWriter struct {
 
 func newSealWriter(w io.Writer) *sealWriter { return &sealWriter{w: w, h: sha256.New()} }
 
-func (s *sealWriter) Write(p []byte) (int, error) {
-	n, err := s.w.Write(p)
-	s.h.Write(p[:n])
+func (s *sealWriter) Write(p []byte) (n int, err error) {
+	err = hashWhile(s.h, p, func() error {
+		n, err = s.w.Write(p)
+		return err
+	})
 	s.n += uint64(n)
 	return n, err
 }
@@ -70,25 +72,27 @@ func (s *sealWriter) Seal(c Compression) error {
 
 // sealReader reads a body and keeps back what may be its seal, which Close checks.
 type sealReader struct {
-	r    io.Reader
-	c    Compression
-	h    hash.Hash
-	n    uint64 // bytes of the body that were read and digested
-	buf  []byte
-	pos  int // buf[pos:end] was not read yet; its last len(trailer) bytes may be the seal
-	end  int
-	tail int
-	err  error // io.EOF or *sourceError
+	r      io.Reader
+	c      Compression
+	tail   int // length of a seal
+	buf    []byte
+	pos    int // buf[pos:body] was not read yet
+	body   int // buf[body:end] may be the seal
+	end    int
+	err    error // io.EOF or *sourceError
+	h      hash.Hash
+	n      uint64          // bytes of the body that are digested
+	hashed <-chan struct{} // until it is closed, buf[:body] is being digested
 }
 
 // newSealReader finds out what r holds.
 func newSealReader(r io.Reader) (*sealReader, error) {
-	s := &sealReader{r: r, h: sha256.New(), buf: make([]byte, 1<<20)}
+	s := &sealReader{r: r, h: sha256.New(), buf: make([]byte, chunk+tarBlock)}
 	for s.end < tarBlock && s.err == nil {
-		s.fill()
+		s.read()
 	}
-	if s.err != nil && !errors.Is(s.err, io.EOF) {
-		return nil, s.err
+	if source, ok := errors.AsType[*sourceError](s.err); ok {
+		return nil, source
 	}
 	head := s.buf[:s.end]
 	switch {
@@ -100,13 +104,12 @@ func newSealReader(r io.Reader) (*sealReader, error) {
 		return nil, fmt.Errorf("%w: archive: neither zstd nor tar: no image, or its head is altered", checkpoint.ErrDamaged)
 	}
 	s.tail = len(trailer(s.c, 0, make([]byte, sha256.Size)))
+	s.release()
 	return s, nil
 }
 
-// fill reads once from r behind what is there, after moving that to the front.
-func (s *sealReader) fill() {
-	s.end = copy(s.buf, s.buf[s.pos:s.end])
-	s.pos = 0
+// read reads once behind what is there.
+func (s *sealReader) read() {
 	n, err := s.r.Read(s.buf[s.end:])
 	s.end += n
 	if err != nil && !errors.Is(err, io.EOF) {
@@ -115,35 +118,44 @@ func (s *sealReader) fill() {
 	s.err = err
 }
 
+// release makes all that can't be the seal readable, and digests it meanwhile.
+func (s *sealReader) release() {
+	s.pos, s.body = 0, max(0, s.end-s.tail)
+	s.hashed = hashing(s.h, s.buf[:s.body])
+	s.n += uint64(s.body)
+}
+
 // Read returns the body. Its errors are io.EOF and *sourceError.
 func (s *sealReader) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
-	for s.end-s.pos <= s.tail {
+	for s.pos == s.body {
 		if s.err != nil {
 			return 0, s.err
 		}
-		s.fill()
+		<-s.hashed
+		s.end = copy(s.buf, s.buf[s.body:s.end])
+		s.read()
+		s.release()
 	}
-	n := copy(p, s.buf[s.pos:s.end-s.tail])
-	s.h.Write(p[:n])
+	n := copy(p, s.buf[s.pos:s.body])
 	s.pos += n
-	s.n += uint64(n)
 	return n, nil
 }
 
 // Close checks the seal. The whole body must have been read.
 func (s *sealReader) Close() error {
-	if n, err := s.Read(make([]byte, 1)); n > 0 {
+	switch n, err := s.Read(make([]byte, 1)); {
+	case n > 0:
 		return fmt.Errorf("%w: archive: altered: data before its seal that belongs to nothing", checkpoint.ErrDamaged)
-	} else if !errors.Is(err, io.EOF) {
+	case !errors.Is(err, io.EOF):
 		return err
 	}
-	want := trailer(s.c, s.n, s.h.Sum(nil))
-	got := s.buf[s.pos:s.end]
+	<-s.hashed
+	got := s.buf[s.body:s.end]
 	switch {
-	case bytes.Equal(got, want):
+	case bytes.Equal(got, trailer(s.c, s.n, s.h.Sum(nil))):
 		return nil
 	case !bytes.Contains(got, []byte(sealMagic)):
 		return fmt.Errorf("%w: archive: truncated: it does not end in a seal", checkpoint.ErrDamaged)

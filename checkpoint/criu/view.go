@@ -316,7 +316,7 @@ func inetSocket(dir string, e *sk_inet.InetSkEntry) (SocketView, error) {
 	s := SocketView{
 		Protocol: protocol(e.GetProto()),
 		Type:     socketType(e.GetType()),
-		State:    inetState(e.GetProto(), e.GetState()),
+		State:    socketState(e.GetState()),
 		Local:    address(e.GetSrcAddr(), e.GetSrcPort()),
 		Remote:   address(e.GetDstAddr(), e.GetDstPort()),
 	}
@@ -379,8 +379,8 @@ func socketType(t uint32) string {
 	return strconv.FormatUint(uint64(t), 10)
 }
 
-// inetState names a state of include/net/tcp_states.h, which other protocols borrow, in the words of ss(8).
-func inetState(proto, state uint32) string {
+// socketState names a state of include/net/tcp_states.h, which other protocols borrow, in the words of ss(8).
+func socketState(state uint32) string {
 	states := [...]string{
 		1: "ESTAB", 2: "SYN-SENT", 3: "SYN-RECV", 4: "FIN-WAIT-1", 5: "FIN-WAIT-2", 6: "TIME-WAIT",
 		7: "UNCONN", 8: "CLOSE-WAIT", 9: "LAST-ACK", 10: "LISTEN", 11: "CLOSING",
@@ -395,7 +395,7 @@ func unixSocket(e *sk_unix.UnixSkEntry, names map[uint32]string) SocketView {
 	s := SocketView{
 		Protocol: "unix",
 		Type:     socketType(e.GetType()),
-		State:    inetState(0, e.GetState()),
+		State:    socketState(e.GetState()),
 		Local:    unixName(e.GetName()),
 	}
 	if peer := e.GetPeer(); peer != 0 {
