@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -564,4 +565,23 @@ func normalize(kind Kind, m rawnl.Message) rawnl.Message {
 		return conntrack.Normalize(m)
 	}
 	return m
+}
+
+// Text renders a batch for people, a line for each operation.
+func (b *Batch) Text(s *State) string {
+	names := s.names()
+	var text strings.Builder
+	fmt.Fprintf(&text, "%s\n", b.Name)
+	for i := range b.Ops {
+		op := &b.Ops[i]
+		where := ""
+		if op.Host {
+			where = " (from the host)"
+		}
+		fmt.Fprintf(&text, "  %s%s\n", op.text(names), where)
+		if op.Kind == KindLink && op.Tun == nil {
+			fmt.Fprintf(&text, "    %s\n", lineOf(decode(KindLink, op.Msg, names)))
+		}
+	}
+	return text.String()
 }
