@@ -27,6 +27,12 @@ import (
 // ones are held back meanwhile.
 const drainTime = 5 * time.Second
 
+// Names of phases that are looked up again.
+const (
+	phaseFreeze = "freeze"
+	phaseDump   = "dump"
+)
+
 // defaultTimeout bounds a dump up to the point of no return.
 const defaultTimeout = 2 * time.Minute
 
@@ -207,7 +213,7 @@ func (d *dump) drain(ctx context.Context) error {
 // freezeAndWrite freezes the service, makes it mute and writes the image. On success the service is frozen
 // still, or runs again if it is to be left running.
 func (d *dump) freezeAndWrite(ctx context.Context, store Store) error {
-	d.clock.Phase("freeze", true)
+	d.clock.Phase(phaseFreeze, true)
 	if err := d.trees.freeze(ctx, d.opts); err != nil {
 		return err
 	}
@@ -216,7 +222,7 @@ func (d *dump) freezeAndWrite(ctx context.Context, store Store) error {
 	if err := d.lock.Hold(ctx); err != nil {
 		return err
 	}
-	d.clock.Phase("dump", true)
+	d.clock.Phase(phaseDump, true)
 	state, err := d.dumpTrees(ctx)
 	if err != nil {
 		return err
@@ -296,6 +302,9 @@ func (d *dump) write(ctx context.Context, state *netstate.State, store Store) er
 	}); err != nil {
 		return fmt.Errorf("write socket options: %w", err)
 	}
+	if err := criu.WriteDumpStats(d.image(), d.statsSoFar()); err != nil {
+		return err
+	}
 	described, err := Describe(m, interfaces(state))
 	if err != nil {
 		return err
@@ -312,6 +321,32 @@ func (d *dump) write(ctx context.Context, state *netstate.State, store Store) er
 		d.report.Bytes += e.Size
 	}
 	return store.Stage(ctx, d.image(), m)
+}
+
+// statsSoFar are the statistics that checkpointctl looks for in an image. CRIU writes its own when the image is
+// sealed already; these are as seen from outside.
+func (d *dump) statsSoFar() criu.DumpStats {
+	var s criu.DumpStats
+	for _, p := range d.clock.Phases() {
+		us := uint32(p.Duration.Microseconds())
+		switch {
+		case p.Name == phaseFreeze:
+			s.FreezingTime = us
+		case p.Name == phaseDump:
+			s.MemdumpTime, s.MemwriteTime = us, us
+		case !p.Blackout:
+			continue
+		}
+		s.FrozenTime += us
+	}
+	pages, _ := filepath.Glob(filepath.Join(d.image(), TreesDir, "pages-*.img")) // the pattern is well-formed
+	for _, path := range pages {
+		if info, err := os.Stat(path); err == nil {
+			s.PagesWritten += uint64(info.Size()) / uint64(os.Getpagesize())
+		}
+	}
+	s.PagesScanned = s.PagesWritten
+	return s
 }
 
 // interfaces lists the devices that have addresses.

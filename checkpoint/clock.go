@@ -1,6 +1,9 @@
 package checkpoint
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // Clock times the phases of an operation and tells them to whoever watches.
 type Clock struct {
@@ -16,16 +19,9 @@ func NewClock(progress Progress) *Clock {
 
 // Phase ends the phase before and begins a new one; blackout says that the service is frozen meanwhile.
 func (c *Clock) Phase(name string, blackout bool) {
-	c.end()
-	c.phases = append(c.phases, Phase{Name: name, Start: time.Since(c.start), Blackout: blackout})
+	c.phases = append(c.Phases(), Phase{Name: name, Start: time.Since(c.start), Blackout: blackout})
 	if c.progress != nil {
 		c.progress.Phase(name)
-	}
-}
-
-func (c *Clock) end() {
-	if n := len(c.phases); n > 0 && c.phases[n-1].Duration == 0 {
-		c.phases[n-1].Duration = time.Since(c.start) - c.phases[n-1].Start
 	}
 }
 
@@ -37,10 +33,13 @@ func (c *Clock) Current() string {
 	return c.phases[len(c.phases)-1].Name
 }
 
-// Phases ends the running phase and returns all of them.
+// Phases returns all phases until now; the last one is running.
 func (c *Clock) Phases() []Phase {
-	c.end()
-	return c.phases
+	list := slices.Clone(c.phases)
+	if n := len(list); n > 0 {
+		list[n-1].Duration = time.Since(c.start) - list[n-1].Start
+	}
+	return list
 }
 
 // Blackout returns how long the phases took in which the service was frozen.
