@@ -33,6 +33,7 @@ back on another host. TCP connections stay established: the peers see one slow a
 			checkCommand(u),
 			dumpCommand(u),
 			restoreCommand(u, s),
+			inspectCommand(u),
 			versionCommand(u),
 		},
 		Action: func(c *cli.Context) error {

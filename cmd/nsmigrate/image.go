@@ -42,8 +42,8 @@ func (s source) String() string {
 }
 
 // open returns the image as a directory in which every byte has been verified. An image that comes as a file
-// is unpacked next to nothing else on tmpfs, if there is one, and done removes it; want picks what is unpacked.
-func (u *ui) open(ctx context.Context, s source, want func(string) bool) (dir string, m *checkpoint.Manifest, done func(), err error) {
+// is unpacked on tmpfs, if there is one, and done removes it.
+func (u *ui) open(ctx context.Context, s source) (dir string, m *checkpoint.Manifest, done func(), err error) {
 	if s.dir != "" {
 		m, err = checkpoint.OpenDir(ctx, s.dir)
 		return s.dir, m, func() {}, err
@@ -54,7 +54,7 @@ func (u *ui) open(ctx context.Context, s source, want func(string) bool) (dir st
 	}
 	done = func() { os.RemoveAll(scratch) }
 	dir = filepath.Join(scratch, "image")
-	opts := transfer.UnpackOptions{Want: want}
+	opts := transfer.UnpackOptions{}
 	if s.stdin {
 		m, err = transfer.Unpack(ctx, u.in, dir, opts)
 	} else {

@@ -99,7 +99,7 @@ func TestPlaceStore(t *testing.T) {
 				t.Fatalf("published: %v", got)
 			}
 			src := source{dir: dest.dir, file: dest.file}
-			_, got, done, err := u.open(ctx, src, nil)
+			_, got, done, err := u.open(ctx, src)
 			if err != nil || got.ID != m.ID {
 				t.Fatalf("opened: %v, %v", got, err)
 			}
@@ -150,7 +150,7 @@ func TestStreamStore(t *testing.T) {
 		if err := s.Publish(); err != nil {
 			t.Fatal(err)
 		}
-		_, got, done, err := u.open(ctx, source{stdin: true}, nil)
+		_, got, done, err := u.open(ctx, source{stdin: true})
 		if err != nil || got.ID != m.ID {
 			t.Fatalf("opened: %v, %v", got, err)
 		}
