@@ -439,6 +439,12 @@ func hostSide(u *Uplink, peer, bridge int32) []Op {
 	if port := portData(&outer); bridge != 0 && len(port) > 0 {
 		ops = append(ops, set(nest(unix.IFLA_LINKINFO, strAttr(unix.IFLA_INFO_SLAVE_KIND, outer.slave), nest(unix.IFLA_INFO_SLAVE_DATA, port...))))
 	}
+	return append(ops, peerAddresses(u, peer)...)
+}
+
+// peerAddresses returns the operations for the addresses of the host's end of a veth uplink.
+func peerAddresses(u *Uplink, peer int32) []Op {
+	var ops []Op
 	for _, data := range u.Addresses {
 		m := rawnl.Message{Type: unix.RTM_NEWADDR, Data: data}
 		a, err := parseAddress(m)

@@ -83,11 +83,13 @@ func peerUp(u *Uplink, peer int32) []Op {
 	} else {
 		flags |= iffMulticast
 	}
-	ops := []Op{{
+	ops := peerAddresses(u, peer) // the IPv6 ones are gone since it went down
+	ops = append(ops, Op{
 		Verb: "set", Kind: KindLink, Host: true,
 		Object: encodeLink(unix.AF_UNSPEC, peer, 0, 0, []rawnl.Attr{strAttr(unix.IFLA_IFNAME, u.Peer)}),
 		Msg:    encodeLink(unix.AF_UNSPEC, peer, flags, iffUp|iffNoARP|iffPromisc|iffAllmulti|iffMulticast, nil),
-	}}
+	})
+	first := len(ops) // of the routes
 	for _, data := range u.Routes {
 		m := rawnl.Message{Type: unix.RTM_NEWROUTE, Data: data}
 		r, err := parseRoute(m)
@@ -101,7 +103,7 @@ func peerUp(u *Uplink, peer int32) []Op {
 		}
 		ops = append(ops, Op{Verb: "add", Kind: KindRoute, Host: true, Object: m, Msg: routeAdd(&r)})
 	}
-	slices.SortStableFunc(ops[1:], func(a, b Op) int {
+	slices.SortStableFunc(ops[first:], func(a, b Op) int {
 		ra, _ := parseRoute(a.Object)
 		rb, _ := parseRoute(b.Object)
 		return routeOrder(&ra, &rb)
