@@ -222,6 +222,9 @@ func (d *dump) freezeAndWrite(ctx context.Context, store Store) error {
 	if err := d.lock.Hold(ctx); err != nil {
 		return err
 	}
+	if err := d.trees.redirect(false); err != nil {
+		return err
+	}
 	d.clock.Phase(phaseDump, true)
 	state, err := d.dumpTrees(ctx)
 	if err != nil {
@@ -266,7 +269,7 @@ func (d *dump) dumpTrees(ctx context.Context) (*netstate.State, error) {
 
 // resumeSnapshot lets the source run on as soon as its images are complete.
 func (d *dump) resumeSnapshot() error {
-	if err := d.trees.finish(); err != nil {
+	if err := errors.Join(d.trees.redirect(true), d.trees.finish()); err != nil {
 		return err
 	}
 	if err := d.lock.Release(); err != nil {
@@ -378,6 +381,9 @@ func writeFile(path string, write func(*os.File) error) error {
 func (d *dump) rollBack(cause error, store Store) error {
 	failed := &FailedError{Phase: d.clock.Current(), Err: cause}
 	d.clock.Phase("roll back", true)
+	if err := d.trees.redirect(true); err != nil {
+		failed.Err = errors.Join(failed.Err, err) // the peer is gone: the service finds out as if nothing had happened
+	}
 	failed.Stuck = errors.Join(
 		d.trees.resume(d.car), // mute: what it sends at once would be lost with its acknowledgements otherwise
 		d.lock.Release(),

@@ -129,23 +129,15 @@ func (x *outside) unixSocket(p *proc.Process, f *proc.FD, t sockets.Traits, inod
 			"start both with one parent in the network namespace")
 		return
 	}
-	if t.Type == unix.SOCK_DGRAM {
-		refuse("socket", fmt.Sprintf("it is connected to %s outside of the service, and CRIU can't carry such a datagram socket", named(t.Peer)),
-			"have the service close it (closelog for syslog), or log to a file or to standard output")
-		return
-	}
 	if t.Peer == "" {
 		refuse("socket", "it is connected to a process outside of the service, at no address where it could connect again", "end that connection first")
 		return
 	}
-	x.external(p, f, External{Kind: "socket", Key: fmt.Sprintf("unix[%d]", inode), Path: t.Peer})
-}
-
-func named(address string) string {
-	if address == "" {
-		return "a socket without a name"
+	if t.Type == unix.SOCK_DGRAM { // syslog's: CRIU would look for the peer, but it can be connected from outside
+		x.external(p, f, External{Kind: KindDatagram, Key: fmt.Sprintf("unix[%d]", inode), Path: t.Peer})
+		return
 	}
-	return address
+	x.external(p, f, External{Kind: "socket", Key: fmt.Sprintf("unix[%d]", inode), Path: t.Peer})
 }
 
 // socketName names a socket as ss(8) does, with its holder.

@@ -143,10 +143,14 @@ type Binary struct {
 	Digest  string `json:"digest,omitempty"`   // "sha256:...", if it has no build-id
 }
 
+// KindDatagram is the kind of an [External] that CRIU is not told of: a unix datagram socket, such as syslog's, which
+// is taken off its peer while CRIU looks, and connected again afterwards.
+const KindDatagram = "datagram"
+
 // External is an open file whose other end, or whose mount, lies outside the tree. CRIU knows it by key.
 type External struct {
 	Key   string `json:"key"`  // as in criu(8) --external: file[MNT:INO], tty[RDEV:DEV], unix[INO], pipe:[INO]
-	Kind  string `json:"kind"` // "file", "tty", "pipe", "socket"
+	Kind  string `json:"kind"` // "file", "tty", "pipe", "socket" or "datagram"
 	Path  string `json:"path,omitempty"`
 	Flags int    `json:"flags"` // open(2) flags from fdinfo
 	Pos   int64  `json:"pos"`

@@ -103,7 +103,7 @@ func (ts trees) freeze(ctx context.Context, opts Options) error {
 			o.PID = t.facts.Root
 		}
 		for _, e := range t.facts.Externals {
-			if e.Kind != "pipe" { // CRIU needs no leave to save one end of a pipe
+			if e.Kind != "pipe" && e.Kind != KindDatagram { // CRIU needs no leave to save one end of a pipe
 				o.External = append(o.External, e.Key)
 			}
 		}
@@ -117,6 +117,34 @@ func (ts trees) freeze(ctx context.Context, opts Options) error {
 		}
 		return t.session.Advance(ctx, criu.QueryExtFiles)
 	})
+}
+
+// redirect takes the datagram sockets of frozen trees off their peers outside, or connects them again.
+func (ts trees) redirect(connected bool) error {
+	var errs []error
+	for _, t := range ts {
+		for _, e := range t.facts.Externals {
+			if e.Kind != KindDatagram {
+				continue
+			}
+			path := ""
+			if connected {
+				path = e.Path
+			}
+			errs = append(errs, sockets.Redirect(t.pid(e.FDs[0].PID), e.FDs[0].FD, path))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// pid returns what the host calls a process that its own pid namespace calls own.
+func (t *tree) pid(own int) int {
+	for _, p := range t.live.Processes {
+		if proc.Own(p.NSpid) == own {
+			return p.PID
+		}
+	}
+	return 0
 }
 
 // dump lets every criu write its images and holds the trees frozen.

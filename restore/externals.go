@@ -14,6 +14,9 @@ import (
 // openExternals opens what takes the place of the tree's files whose other end stayed on the source host.
 func (t *tree) openExternals(stdio []*os.File) error {
 	for _, e := range t.facts.Externals {
+		if e.Kind == checkpoint.KindDatagram {
+			continue // connected later, from outside
+		}
 		f, err := t.replacement(e, stdio)
 		if err != nil {
 			return fmt.Errorf("open what takes the place of %s %s: %w", e.Kind, e.Path, err)

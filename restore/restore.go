@@ -15,6 +15,7 @@ import (
 	"github.com/nsmigrate/nsmigrate/checkpoint"
 	"github.com/nsmigrate/nsmigrate/checkpoint/criu"
 	"github.com/nsmigrate/nsmigrate/checkpoint/lock"
+	"github.com/nsmigrate/nsmigrate/checkpoint/sockets"
 	"github.com/nsmigrate/nsmigrate/netstate"
 	"github.com/nsmigrate/nsmigrate/netstate/ns"
 	"github.com/nsmigrate/nsmigrate/restore/wire"
@@ -175,6 +176,14 @@ func (r *restoring) putBackOptions(ctx context.Context) error {
 		}
 		for _, n := range notes {
 			r.note("%s", n)
+		}
+		for _, e := range t.facts.Externals {
+			if e.Kind != checkpoint.KindDatagram {
+				continue
+			}
+			if err := sockets.Redirect(pids[e.FDs[0].PID], e.FDs[0].FD, e.Path); err != nil {
+				r.note("%v", err)
+			}
 		}
 	}
 	return nil
