@@ -12,17 +12,12 @@ import (
 // An image opens in the unmodified checkpointctl.
 func TestCheckpointctl(t *testing.T) {
 	cmd := exec.Command("go", "install", "github.com/checkpoint-restore/checkpointctl@v1.4.0")
-	cmd.Env = append(os.Environ(), "GOBIN="+t.TempDir(), "CGO_ENABLED=0")
-	cmd.Env = append(cmd.Env, "GOFLAGS=-mod=mod")
-	cmd.Dir = t.TempDir()
+	dir := t.TempDir()
+	tool := filepath.Join(dir, "checkpointctl")
+	cmd.Env = append(os.Environ(), "GOBIN="+dir, "CGO_ENABLED=0", "GOFLAGS=-mod=mod")
+	cmd.Dir = dir // outside of any module
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("install checkpointctl: %v\n%s", err, out)
-	}
-	var tool string
-	for _, v := range cmd.Env {
-		if dir, ok := strings.CutPrefix(v, "GOBIN="); ok {
-			tool = filepath.Join(dir, "checkpointctl")
-		}
 	}
 	for _, compress := range []string{"zstd", "none"} {
 		t.Run(compress, func(t *testing.T) {

@@ -10,15 +10,14 @@ import (
 func TestStartedBy(t *testing.T) {
 	const enter = "nsenter --net=/run/netns/svc "
 	for name, prefix := range map[string]string{
-		"ip netns exec":                inSvc,
-		"nsenter":                      enter,
-		"unshare mounts":               enter + "unshare --mount ",
-		"unshare hostname":             enter + "unshare --uts ",
-		"own pid namespace":            "unshare --pid --fork --mount-proc " + enter + "setsid ",
-		"own pid namespace, no setsid": "unshare --pid --fork --mount-proc " + enter,
-		"unshare waits in namespace":   inSvc + "unshare --pid --fork --mount-proc setsid ",
-		"a shell and its child":        inSvc + `sh -c '"$@"; exit' sh `,
-		"a chain of shells":            inSvc + `sh -c '"$@"; exit' sh sh -c '"$@"; exit' sh `,
+		"ip netns exec":              inSvc,
+		"nsenter":                    enter,
+		"unshare mounts":             enter + "unshare --mount ",
+		"unshare hostname":           enter + "unshare --uts ",
+		"own pid namespace":          "unshare --pid --fork --mount-proc " + enter + "setsid ",
+		"unshare waits in namespace": inSvc + "unshare --pid --fork --mount-proc setsid ",
+		"a shell and its child":      inSvc + `sh -c '"$@"; exit' sh `,
+		"a chain of shells":          inSvc + `sh -c '"$@"; exit' sh sh -c '"$@"; exit' sh `,
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
@@ -26,6 +25,7 @@ func TestStartedBy(t *testing.T) {
 			w.listening("7000")
 			c := w.echo("4", 10)
 			before := w.ask(w.svc.Addr("4", 7000))
+			w.forgetClosings() // of the question
 			w.moves(rounds, c)
 			seen := map[int]bool{}
 			for range 10 { // either child may answer
@@ -43,6 +43,21 @@ func TestStartedBy(t *testing.T) {
 	}
 }
 
+// A process without a session of its own in its own pid namespace can't be restored: the session's leader is
+// not there. That is said before anything is frozen.
+func TestSessionOutside(t *testing.T) {
+	w := newWorld(t)
+	w.daemon(w.A, "unshare --pid --fork --mount-proc nsenter --net=/run/netns/svc %s serve --quiet", w.peerBin())
+	w.listening("7000")
+	c := w.echo("4", 3)
+	before := w.snapshot(w.A)
+	w.fails(w.A, exitRefused, []string{"session", "peer", "setsid"}, "dump", "--netns", "svc", "-e", w.image(w.A))
+	w.same(w.A, before)
+	c.progress()
+	w.unharmed()
+	w.stopAll(c)
+}
+
 // A namespace often holds two daemons. They are dumped under one lock: a connection between them lives on.
 func TestTwoTrees(t *testing.T) {
 	w := newWorld(t)
@@ -54,6 +69,7 @@ func TestTwoTrees(t *testing.T) {
 		w.load("--connect", w.svc.Addr("6", 7001), "--conns", "5", "--first-id", "100"),
 	}
 	before := w.ask(w.svc.Addr("4", 7001))
+	w.forgetClosings() // of the question
 	w.moves(rounds, loads...)
 	for _, port := range []int{7001, 7002} {
 		after := w.ask(w.svc.Addr("4", port))

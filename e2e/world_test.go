@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -78,6 +79,8 @@ func (w *world) tearDown() {
 		for _, image := range w.glob(h, "*") {
 			w.check(os.RemoveAll(image))
 		}
+	}
+	for _, h := range w.Hosts() {
 		if !w.Failed() {
 			w.same(h, w.empty[h])
 		}
@@ -324,11 +327,22 @@ const (
 )
 
 // fails runs the program, which has to end with a code, and say all the words.
-func (w *world) fails(h *lab.Host, code int, words []string, args ...string) lab.Result {
+func (w *world) fails(h *lab.Host, code int, words []string, args ...string) {
 	w.Helper()
 	r := w.nsmigrate(h, args...)
+	w.Log(r)
 	w.says(r, code, words...)
-	return r
+	w.removeLogs(h, r)
+}
+
+var keptLogs = regexp.MustCompile(`criu's log is in (\S+)`)
+
+// removeLogs removes what a failure leaves on purpose and names: CRIU's logs.
+func (w *world) removeLogs(h *lab.Host, r lab.Result) {
+	w.Helper()
+	for _, kept := range keptLogs.FindAllStringSubmatch(r.Output(), -1) {
+		w.sh(h, "ls %[1]s/* >/dev/null && rm -r %[1]s", kept[1])
+	}
 }
 
 func (w *world) says(r lab.Result, code int, words ...string) {
@@ -426,7 +440,7 @@ func (w *world) copyFile(from, to string) {
 // start runs the program in the background.
 func (w *world) start(h *lab.Host, args ...string) *running {
 	w.Helper()
-	r := &running{w: w}
+	r := &running{w: w, host: h}
 	cmd := exec.CommandContext(w.ctx, w.nsmigrateBin(), args...)
 	cmd.Stdout, cmd.Stderr = &r.out, &r.out
 	var err error
@@ -438,6 +452,7 @@ func (w *world) start(h *lab.Host, args ...string) *running {
 // running is the program while it runs.
 type running struct {
 	w       *world
+	host    *lab.Host
 	process *lab.Process
 	out     strings.Builder
 }
@@ -447,6 +462,17 @@ func (r *running) signal(sig syscall.Signal) { r.w.check(r.process.Signal(sig)) 
 // ended waits for the end.
 func (r *running) ended() lab.Result {
 	r.w.Helper()
-	r.process.Wait(r.w.ctx)
-	return lab.Result{Args: r.process.Cmd.Args, Code: r.process.Cmd.ProcessState.ExitCode(), Stderr: r.out.String()}
+	ctx, cancel := context.WithTimeout(r.w.ctx, 30*time.Second)
+	defer cancel()
+	if r.process.Wait(ctx); ctx.Err() != nil {
+		r.w.Fatalf("on %s the program does not end; there run:\n%+v", r.host.Name, r.host.Processes())
+	}
+	state := r.process.Cmd.ProcessState.Sys().(syscall.WaitStatus)
+	code := state.ExitStatus()
+	if state.Signaled() {
+		code = 128 + int(state.Signal())
+	}
+	result := lab.Result{Args: r.process.Cmd.Args, Code: code, Stderr: r.out.String()}
+	r.w.Log(result)
+	return result
 }

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -27,16 +28,17 @@ type Host struct {
 	IPv4 string
 	IPv6 string
 
-	init  *exec.Cmd
-	alive io.Closer // init ends when it is closed
-	pidfd int
+	shared string // the lab's directory, see initSpec
+	init   *exec.Cmd
+	alive  io.Closer // init ends when it is closed
+	pidfd  int
 
 	mu      sync.Mutex
 	started []*Process
 }
 
 func newHost(spec initSpec, dir string) (*Host, error) {
-	h := &Host{Name: spec.hostname, Dir: dir}
+	h := &Host{Name: spec.hostname, Dir: dir, shared: spec.shared}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}
@@ -129,6 +131,9 @@ func (h *Host) Start(cmd *exec.Cmd) (*Process, error) {
 	if cmd.Dir == "" {
 		cmd.Dir = "/"
 	}
+	if cmd.Env == nil {
+		cmd.Env = environ()
+	}
 	p := &Process{Cmd: cmd, done: make(chan struct{})}
 	// exec opens /dev/null for missing streams and clones on the calling thread: all inside the host.
 	if err := h.do(cmd.Start); err != nil {
@@ -142,6 +147,14 @@ func (h *Host) Start(cmd *exec.Cmd) (*Process, error) {
 	defer h.mu.Unlock()
 	h.started = append(h.started, p)
 	return p, nil
+}
+
+// environ is the environment of a login on a host: what this program was told about the real machine's
+// directories is of no use there.
+func environ() []string {
+	return slices.DeleteFunc(os.Environ(), func(v string) bool {
+		return strings.HasPrefix(v, "TMPDIR=") || strings.HasPrefix(v, "XDG_")
+	})
 }
 
 // Wait returns when the process has ended or the context is done.

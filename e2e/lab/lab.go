@@ -97,6 +97,7 @@ func (l *Lab) build(ctx context.Context, o Options) error {
 	for _, h := range []*Host{l.A, l.B} {
 		err := h.Script(ctx, fmt.Sprintf(`
 			ip link add br0 type bridge mcast_snooping 0
+			ip link set br0 address $(cat /sys/class/net/eth0/address)
 			ip link set eth0 master br0
 			ip link set br0 up
 			ip address add %s/24 dev br0

@@ -68,8 +68,8 @@ func (s Snapshot) addMounts(h *Host) error {
 }
 
 // byTools are files that standard tools make on their first use and keep: the directory of ip-netns(8), that
-// of mount(8), and CRIU's cache of the kernel's features.
-var byTools = []string{"/run/netns", "/run/mount", "/run/criu.kdat"}
+// of mount(8), CRIU's cache of the kernel's features, and the lock of iptables(8).
+var byTools = []string{"/run/netns", "/run/mount", "/run/criu.kdat", "/run/xtables.lock"}
 
 func (s Snapshot) addFiles(h *Host, dir string) error {
 	root := h.Path(dir)
@@ -77,7 +77,7 @@ func (s Snapshot) addFiles(h *Host, dir string) error {
 		name := filepath.Join(dir, strings.TrimPrefix(path, root))
 		switch {
 		case err != nil || name == dir: // gone meanwhile
-		case slices.Contains(byTools, name):
+		case slices.Contains(byTools, name), name == h.shared && dir != h.Dir: // shared is nobody's alone
 			if d.IsDir() {
 				return fs.SkipDir
 			}

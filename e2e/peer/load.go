@@ -294,9 +294,10 @@ func (c *conn) receive(tail int) (uint64, []byte, error) {
 			c.got(sure)
 			off += uint64(sure)
 			buf = buf[:copy(buf, buf[sure:])]
-			if !c.load.stopping() {
-				p.wait(sure)
+			if c.load.stopping() && p.rate > 0 && p.rate != lastRate { // what is left to read shall not take long
+				p = pace{rate: lastRate}
 			}
+			p.wait(sure)
 		}
 		if err == io.EOF {
 			return off, buf, nil
@@ -306,6 +307,9 @@ func (c *conn) receive(tail int) (uint64, []byte, error) {
 		}
 	}
 }
+
+// lastRate is the pace of a slow reader when the load stops, in bytes a second.
+const lastRate = 100 << 20
 
 // half ends its own direction at once and keeps receiving.
 func (c *conn) half() error {

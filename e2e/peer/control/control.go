@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"os/exec"
 	"strings"
 )
@@ -67,6 +68,7 @@ type Inner struct {
 type Client struct {
 	orders  io.WriteCloser
 	reports *bufio.Reader
+	output  *os.File // the command's end
 }
 
 // Attach prepares a command's streams for a Client. The command is started afterwards, and sends its first
@@ -76,15 +78,20 @@ func Attach(cmd *exec.Cmd) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	out, err := cmd.StdoutPipe()
+	// Not StdoutPipe, which the command's end would close before the last report is read.
+	reports, output, err := os.Pipe()
 	if err != nil {
 		return nil, err
 	}
-	return &Client{orders: in, reports: bufio.NewReader(out)}, nil
+	cmd.Stdout = output
+	return &Client{orders: in, reports: bufio.NewReader(reports), output: output}, nil
 }
 
 // Ready waits for the first report.
-func (c *Client) Ready(ctx context.Context) (Report, error) { return c.read(ctx, "start") }
+func (c *Client) Ready(ctx context.Context) (Report, error) {
+	c.output.Close() // the command has it now
+	return c.read(ctx, "start")
+}
 
 // Order sends an order and waits for its report.
 func (c *Client) Order(ctx context.Context, order string) (Report, error) {
