@@ -124,9 +124,7 @@ func (d *dump) survey(ctx context.Context) error {
 	if len(found.Trees) == 0 && len(problems) == 0 {
 		problems = append(problems, Problem{Kind: "target", Object: d.target.String(), Reason: "no process lives in it", Remedy: "start the service in it first"})
 	}
-	for _, l := range d.state.Losses() {
-		problems = append(problems, Problem{Kind: l.Kind, Object: l.Object, Reason: l.Reason, Remedy: l.Remedy, Loss: true})
-	}
+	problems = append(problems, problemsOf(d.state)...)
 	kept, losses := allow(problems, d.opts.AllowLoss)
 	if err := Refuse("dump", kept); err != nil {
 		return err
@@ -143,6 +141,15 @@ func (d *dump) survey(ctx context.Context) error {
 		found.Trees[i].Binaries = binaries[i]
 	}
 	return nil
+}
+
+// problemsOf lists what a namespace has and its state does not hold.
+func problemsOf(state *netstate.State) []Problem {
+	var problems []Problem
+	for _, l := range state.Losses() {
+		problems = append(problems, Problem{Kind: l.Kind, Object: l.Object, Reason: l.Reason, Remedy: l.Remedy, Loss: true})
+	}
+	return problems
 }
 
 // allow divides problems into those that stand and the losses that the user accepts.

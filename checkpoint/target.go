@@ -15,9 +15,29 @@ type target struct {
 	root int    // the tree asked for; 0 for all trees
 }
 
-// openTarget finds the namespace that a specification names. A target that can't be dumped at all is
-// refused with a [*RefusedError].
+// openTarget finds the namespace that a specification names. A target that can't be dumped at all, such as the
+// host's own namespace, is refused with a [*RefusedError].
 func openTarget(spec Spec) (*target, error) {
+	t, err := openNamespace(spec)
+	if err != nil {
+		return nil, err
+	}
+	own, err := ns.Current()
+	if err != nil {
+		t.ns.Close()
+		return nil, err
+	}
+	defer own.Close()
+	if own.Inode() == t.ns.Inode() {
+		t.ns.Close()
+		return nil, refuseTarget(spec.String(), "it lives in the host's own network namespace, which can't leave the host",
+			"start the service in a namespace of its own, e.g. with ip netns exec or NetworkNamespacePath=")
+	}
+	return t, nil
+}
+
+// openNamespace is openTarget for any namespace.
+func openNamespace(spec Spec) (*target, error) {
 	t := &target{root: spec.PID}
 	var err error
 	if spec.NetNS != "" {
@@ -34,17 +54,6 @@ func openTarget(spec Spec) (*target, error) {
 		return nil, refuseTarget(fmt.Sprintf("file %q", spec.NetNS), "it is not a network namespace", "name a namespace of ip netns list, or a file such as /proc/PID/ns/net")
 	case err != nil:
 		return nil, err
-	}
-	own, err := ns.Current()
-	if err != nil {
-		t.ns.Close()
-		return nil, err
-	}
-	defer own.Close()
-	if own.Inode() == t.ns.Inode() {
-		t.ns.Close()
-		return nil, refuseTarget(spec.String(), "it lives in the host's own network namespace, which can't leave the host",
-			"start the service in a namespace of its own, e.g. with ip netns exec or NetworkNamespacePath=")
 	}
 	if t.name, err = t.ns.NameOf(); err != nil {
 		t.ns.Close()

@@ -25,16 +25,18 @@ func (r *restoring) preflight(ctx context.Context) error {
 	if err := checkpoint.RequireRoot("restore"); err != nil {
 		return err
 	}
-	path, version, err := checkpoint.FindCRIU(ctx, "restore", r.opts.CRIU)
-	if err != nil {
-		return err
-	}
-	r.criuPath = path
-	if err := criu.Warm(ctx, path); err != nil {
-		return err
-	}
 	var problems []checkpoint.Problem
-	problems = append(problems, r.checkHost(version)...)
+	if len(r.manifest.Trees) > 0 {
+		path, version, err := checkpoint.FindCRIU(ctx, "restore", r.opts.CRIU)
+		if err != nil {
+			return err
+		}
+		r.criuPath = path
+		if err := criu.Warm(ctx, path); err != nil {
+			return err
+		}
+		problems = append(problems, r.checkHost(version)...)
+	}
 	problems = append(problems, r.checkName()...)
 	problems = append(problems, r.checkPIDs()...)
 	problems = append(problems, r.checkExternals()...)
@@ -80,7 +82,13 @@ func (r *restoring) checkHost(version criu.Version) []checkpoint.Problem {
 func (r *restoring) checkName() []checkpoint.Problem {
 	name := r.report.NetNS
 	if name == "" {
-		return nil
+		if len(r.manifest.Trees) > 0 {
+			return nil // the processes keep it
+		}
+		return []checkpoint.Problem{{
+			Kind: "netns", Object: "without a name", Reason: "the image holds a namespace without a name and without processes, which nothing would keep",
+			Remedy: "give it a name with --netns",
+		}}
 	}
 	problem := checkpoint.Problem{Kind: "netns", Object: fmt.Sprintf("%q", name), Remedy: "choose another name with --netns"}
 	if err := ns.CheckName(name); err != nil {

@@ -247,7 +247,7 @@ func (r *restoring) settle(ctx context.Context) error {
 		}
 		r.report.waiters = append(r.report.waiters, t.waiter(r.report.PIDs[t.index]))
 	}
-	if r.report.TCPClose && r.manifest.Source == checkpoint.SourceRunning {
+	if r.report.TCPClose && r.manifest.Source == checkpoint.SourceRunning && len(r.trees) > 0 {
 		r.note("the image is a snapshot of a service that ran on: its established connections were closed")
 	}
 	return r.announce.Repeat(ctx)

@@ -35,6 +35,7 @@ to a file.`,
 				"sudo nsmigrate dump --netns svc -e svc.nsm",
 				"sudo nsmigrate dump --tree 4711 -D /srv/images/job    # a directory, not compressed",
 				"sudo nsmigrate dump --netns svc -e - | ssh root@new nsmigrate restore -i -",
+				"sudo nsmigrate dump --netns router --no-processes -e router.nsm   # a backup of the network alone",
 				"sudo nsmigrate dump --netns svc -R -e snapshot.nsm    # and go on",
 			},
 			statusRefused, statusDumpFailed, statusSourceStuck, statusLeftBehind, statusInterrupted),
@@ -66,7 +67,11 @@ func (u *ui) dump(ctx context.Context, r *dumpRequest) error {
 	progress, done := u.progress("dump " + r.name())
 	r.opts.Progress = progress
 	r.opts.Tool = "nsmigrate " + version
-	report, err := checkpoint.Dump(ctx, r.spec, u.store(r.dest, progress), r.opts)
+	dump := checkpoint.Dump
+	if r.noProcesses {
+		dump = checkpoint.Backup
+	}
+	report, err := dump(ctx, r.spec, u.store(r.dest, progress), r.opts)
 	done()
 	if report == nil {
 		return err
@@ -98,7 +103,12 @@ func (u *ui) showDump(out io.Writer, r *dumpRequest, report *checkpoint.Report) 
 	}
 	var b strings.Builder
 	trees := count(len(report.Manifest.Trees), "process tree", "process trees")
-	if r.opts.DryRun {
+	if r.noProcesses {
+		trees = "the network alone"
+	}
+	if r.noProcesses && !r.opts.DryRun {
+		fmt.Fprintf(&b, "dumped %s to %s: %s, %s\n", r.name(), r.dest, trees, size(report.Bytes))
+	} else if r.opts.DryRun {
 		fmt.Fprintf(&b, "%s can be dumped: %s; nothing was changed\n", r.name(), trees)
 	} else {
 		after := "the source is removed"
@@ -126,6 +136,7 @@ func dumpFlags() []cli.Flag {
 		&cli.StringFlag{Name: "images-dir", Aliases: []string{"D"}, Usage: "write the image to the directory `DIR`, which must be new or empty"},
 		&cli.StringFlag{Name: "export", Aliases: []string{"e"}, Usage: "write the image to `FILE`, which must be new; - is standard output"},
 		&cli.BoolFlag{Name: "leave-running", Aliases: []string{"R"}, Usage: "resume the service after the dump: the image is a snapshot, and its connections are closed on restore"},
+		&cli.BoolFlag{Name: "no-processes", Usage: "write down the network namespace alone and change nothing; it may be the host's own (--netns /proc/1/ns/net)"},
 		&cli.BoolFlag{Name: "tcp-close", Usage: "don't save established TCP connections: they are closed on restore"},
 		&cli.StringFlag{Name: "compress", Aliases: []string{"c"}, Value: "zstd", Usage: "compress an exported image with `zstd|none`"},
 		&cli.StringSliceFlag{Name: "allow-loss", Usage: "go on without objects of these `KIND`s that can't be carried; a refusal names the kinds"},
@@ -145,6 +156,8 @@ type dumpRequest struct {
 	opts  checkpoint.Options
 	dest  destination
 	stats bool
+
+	noProcesses bool
 }
 
 func parseDump(c *cli.Context) (*dumpRequest, error) {
@@ -162,6 +175,8 @@ func parseDump(c *cli.Context) (*dumpRequest, error) {
 			Timeout:      c.Duration("timeout"),
 		},
 		stats: c.Bool("print-stats"),
+
+		noProcesses: c.Bool("no-processes"),
 	}
 	switch {
 	case c.IsSet("netns") && r.spec.NetNS == "":
@@ -260,8 +275,7 @@ func reason(err error) string {
 	if err == nil {
 		return ""
 	}
-	var e *fs.PathError
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*fs.PathError](err); ok {
 		return fmt.Sprintf("%s: %v", e.Path, e.Err)
 	}
 	return err.Error()

@@ -120,11 +120,19 @@ func (u *ui) showRestore(r *restoreRequest, report *restore.Report) error {
 		for i, pid := range report.PIDs {
 			pids[i] = strconv.Itoa(pid)
 		}
-		connections := "connections go on"
-		if report.TCPClose {
-			connections = "established connections were closed"
+		what := "the network alone"
+		if len(pids) > 0 {
+			what = "process " + strings.Join(pids, ", ")
 		}
-		fmt.Fprintf(&b, "restored %s from %s: process %s, live after %s, %s\n", name, r.source, strings.Join(pids, ", "), span(report.Total), connections)
+		fate := ""
+		switch {
+		case len(pids) == 0:
+		case report.TCPClose:
+			fate = ", established connections were closed"
+		default:
+			fate = ", connections go on"
+		}
+		fmt.Fprintf(&b, "restored %s from %s: %s, live after %s%s\n", name, r.source, what, span(report.Total), fate)
 	}
 	if r.stats {
 		showPhases(&b, report.Phases)
