@@ -34,6 +34,7 @@ back on another host. TCP connections stay established: the peers see one slow a
 			dumpCommand(u),
 			restoreCommand(u, s),
 			inspectCommand(u),
+			diffCommand(u),
 			versionCommand(u),
 		},
 		Action: func(c *cli.Context) error {
@@ -63,7 +64,7 @@ func (u *ui) finish(cmd *cli.Command) {
 		if u.json = format == "json"; !u.json && format != "text" {
 			return usagef("it is text or json", "--format: unknown format %q", format)
 		}
-		if extra := c.Args().First(); extra != "" {
+		if extra := c.Args().First(); extra != "" && cmd.ArgsUsage == "" {
 			return usagef("everything is said by flags; see `nsmigrate "+cmd.Name+" --help`", "unexpected argument %q", extra)
 		}
 		return nil

@@ -44,6 +44,11 @@ func (s source) String() string {
 // open returns the image as a directory in which every byte has been verified. An image that comes as a file
 // is unpacked on tmpfs, if there is one, and done removes it.
 func (u *ui) open(ctx context.Context, s source) (dir string, m *checkpoint.Manifest, done func(), err error) {
+	return u.openPart(ctx, s, transfer.UnpackOptions{})
+}
+
+// openPart is open with only those entries of a file written that the options ask for; all are verified.
+func (u *ui) openPart(ctx context.Context, s source, opts transfer.UnpackOptions) (dir string, m *checkpoint.Manifest, done func(), err error) {
 	if s.dir != "" {
 		m, err = checkpoint.OpenDir(ctx, s.dir)
 		return s.dir, m, func() {}, err
@@ -54,7 +59,6 @@ func (u *ui) open(ctx context.Context, s source) (dir string, m *checkpoint.Mani
 	}
 	done = func() { os.RemoveAll(scratch) }
 	dir = filepath.Join(scratch, "image")
-	opts := transfer.UnpackOptions{}
 	if s.stdin {
 		m, err = transfer.Unpack(ctx, u.in, dir, opts)
 	} else {

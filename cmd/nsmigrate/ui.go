@@ -75,16 +75,17 @@ func (u *ui) fail(err error) int {
 	if err == nil {
 		return int(statusOK)
 	}
-	var service serviceExit
-	if errors.As(err, &service) {
+	if service, ok := errors.AsType[serviceExit](err); ok {
 		return int(service)
+	}
+	if errors.Is(err, errDiffers) {
+		return int(statusError)
 	}
 	s := statusOf(err)
 	if u.json {
 		name, _ := s.describe()
 		p := problemJSON{Class: name, Status: s, Message: err.Error(), Hint: hintOf(err)}
-		var refused *checkpoint.RefusedError
-		if errors.As(err, &refused) {
+		if refused, ok := errors.AsType[*checkpoint.RefusedError](err); ok {
 			p.Message, p.Problems = refused.Op+" refused, nothing was changed", refused.Problems
 		}
 		_ = printJSON(u.err, map[string]problemJSON{"error": p})
@@ -107,8 +108,7 @@ func hintOf(err error) string {
 	if errors.As(err, &remedied) {
 		return remedied.Remedy()
 	}
-	var refused *checkpoint.RefusedError
-	if errors.As(err, &refused) {
+	if refused, ok := errors.AsType[*checkpoint.RefusedError](err); ok {
 		return allowHint(refused.Problems)
 	}
 	if errors.Is(err, fs.ErrPermission) && os.Geteuid() != 0 {
