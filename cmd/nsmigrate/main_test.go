@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"testing"
 
@@ -23,6 +24,11 @@ func TestScripts(t *testing.T) {
 		RequireExplicitExec: true,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"status": statusCmd,
+		},
+		Setup: func(env *testscript.Env) error {
+			image, err := filepath.Abs("testdata/svc.nsm")
+			env.Setenv("IMAGE", image)
+			return err
 		},
 		Condition: func(cond string) (bool, error) {
 			return cond == "root" && os.Getuid() == 0, nil
@@ -46,8 +52,7 @@ func statusCmd(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 func exitText(err error) string {
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
 		return strconv.Itoa(exit.ExitCode())
 	}
 	return err.Error()
