@@ -37,7 +37,7 @@ func catchSignals(parent context.Context, u *ui) (context.Context, *signals) {
 			}
 			if s.got.CompareAndSwap(nil, &sig) {
 				cancel()
-				u.say("%s: stopping; what was begun is put back first", unix.SignalName(sig))
+				u.say("%s: stopping; what can be put back is put back first", unix.SignalName(sig))
 			} else {
 				u.say("still putting things back")
 			}

@@ -92,7 +92,8 @@ func (u *ui) fail(err error) int {
 		return int(s)
 	}
 	text := err.Error()
-	if !strings.HasPrefix(text, u.command) { // the library's errors begin with the operation
+	_, interrupted := errors.AsType[*interruptedError](err)
+	if !interrupted && !strings.HasPrefix(text, u.command) { // the library's errors begin with the operation
 		text = u.command + ": " + text
 	}
 	fmt.Fprintf(u.err, "%snsmigrate: %s\n", u.clearLine(), text)
