@@ -51,6 +51,7 @@ type builder struct {
 	opts  BuildOptions
 	names linkNames
 	later []Sysctl // parameters that could not be set at their turn
+	log   *slog.Logger
 }
 
 func newBuilder(n *ns.NS, s *State, opts BuildOptions) (*builder, error) {
@@ -63,7 +64,11 @@ func newBuilder(n *ns.NS, s *State, opts BuildOptions) (*builder, error) {
 		h.close(opts.Host)
 		return nil, err
 	}
-	return &builder{s: s, n: n, host: h, nl: nl, opts: opts, names: s.names()}, nil
+	log := opts.Logger
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	return &builder{s: s, n: n, host: h, nl: nl, opts: opts, names: s.names(), log: log}, nil
 }
 
 func (b *builder) close() {
@@ -283,7 +288,11 @@ func (b *builder) runSame(ctx context.Context, ops []Op) error {
 			list[i] = *ops[i].Sysctl
 		}
 		return b.n.Do(func() error {
-			b.later = append(b.later, writeSysctls(list)...)
+			later, skipped := writeSysctls(list)
+			b.later = append(b.later, later...)
+			for _, c := range skipped {
+				b.log.Info("this host has its own value", "sysctl", sysctlName(c.Path), "source", c.Value)
+			}
 			return nil
 		})
 	case wayHost:
@@ -364,7 +373,8 @@ func (b *builder) finishSysctls() error {
 		return nil
 	}
 	return b.n.Do(func() error {
-		for _, c := range writeSysctls(b.later) {
+		later, _ := writeSysctls(b.later)
+		for _, c := range later {
 			if err := writeSysctl(c.Path, c.Value); err != nil {
 				return err
 			}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -114,6 +115,16 @@ func take(ctx context.Context, nl *rawnl.Conn, d dump) ([]rawnl.Message, error) 
 // Capture reads the state of a namespace. Each kind of object is dumped consistently; a dump that the kernel
 // marks as interrupted is taken again. Objects that can't be carried are in the State's Losses.
 func Capture(ctx context.Context, n *ns.NS, opts CaptureOptions) (*State, error) {
+	start := time.Now()
+	s, err := capture(ctx, n, opts)
+	if err == nil && opts.Logger != nil {
+		opts.Logger.Debug("captured network state", "namespace", n.String(), "took", time.Since(start), "links", len(s.Messages[KindLink]),
+			"routes", len(s.Messages[KindRoute]), "losses", len(s.losses))
+	}
+	return s, err
+}
+
+func capture(ctx context.Context, n *ns.NS, opts CaptureOptions) (*State, error) {
 	nl, err := rawnl.Dial(n, unix.NETLINK_ROUTE)
 	if err != nil {
 		return nil, fmt.Errorf("capture: %w", err)

@@ -78,6 +78,13 @@ func cases() []netCase {
 			ip addr add 10.8.0.2/24 dev mv0; ip addr add fd08::2/64 dev mv0 nodad
 			ip link set mv0 up
 			ip route add default via 10.8.0.1`},
+		{"macvlan and vxlan on a parent outside", `
+			host ip link add par type veth peer name parpeer
+			host ip addr add 10.4.0.1/24 dev par; host ip link set par up; host ip link set parpeer up
+			host ip link add vx0 type vxlan id 5 dev par dstport 4789 group 239.1.1.1
+			host ip link add mv0 link par type macvlan mode vepa
+			host ip link set vx0 netns $HOST_TARGET; host ip link set mv0 netns $HOST_TARGET
+			ip link set vx0 up; ip addr add 10.8.0.2/24 dev vx0; ip route add default via 10.8.0.1`},
 		{"macvlan inside", `
 			ip link add low type veth peer name lowpeer; ip link set low up; ip link set lowpeer up
 			ip link add mv1 link low type macvlan mode private

@@ -14,7 +14,8 @@ import (
 	"github.com/nsmigrate/nsmigrate/netstate/rawnl"
 )
 
-// Connect lets the namespace n, which [Build] made, be heard: the host's side of its uplinks comes up, the
+// Connect lets the namespace n, which [Build] made, be heard: the host's side of its uplinks comes up (unless it
+// was down on the source host), the
 // host's routes and neighbours through them are set, and links that were held are released. Neighbour entries
 // of the namespace are stated again, because learned ones do not survive the lack of a carrier.
 //
@@ -38,7 +39,7 @@ func (b *builder) connect(ctx context.Context) error {
 	}
 	var outside []Op
 	for i := range b.s.uplinks {
-		if u := &b.s.uplinks[i]; u.Kind == "veth" {
+		if u := &b.s.uplinks[i]; u.Kind == "veth" && (u.Up || u.Link == nil) {
 			outside = append(outside, peerUp(u, peers[u.Index])...)
 		}
 	}

@@ -112,16 +112,6 @@ func addrText(b []byte) string {
 	return hex.EncodeToString(b)
 }
 
-// find returns an item's value as text; "" if it is not there.
-func findItem(list []item, key string) string {
-	for _, i := range list {
-		if i.key == key {
-			return fmt.Sprint(i.value)
-		}
-	}
-	return ""
-}
-
 // lineOf renders items as ip(8) does: words and values on one line.
 func lineOf(list []item) string {
 	var b strings.Builder
@@ -442,10 +432,17 @@ func decodeAddressItems(m rawnl.Message, names linkNames) []item {
 	list = append(list, item{"dev", "dev", names.of(a.index)}, item{"scope", "scope", scopeText(a.scope)})
 	list = append(list, items(rawnl.Without(a.attrs, unix.IFA_LOCAL, unix.IFA_ADDRESS, unix.IFA_FLAGS), addressFields(), names)...)
 	return append(list, flagsItem(a.flags&^unix.IFA_F_PERMANENT, []flag{
-		{unix.IFA_F_SECONDARY, "secondary"}, {unix.IFA_F_NODAD, "nodad"}, {unix.IFA_F_OPTIMISTIC, "optimistic"},
-		{unix.IFA_F_DADFAILED, "dadfailed"}, {unix.IFA_F_HOMEADDRESS, "home"}, {unix.IFA_F_DEPRECATED, "deprecated"},
-		{unix.IFA_F_TENTATIVE, "tentative"}, {unix.IFA_F_MANAGETEMPADDR, "mngtmpaddr"},
-		{unix.IFA_F_NOPREFIXROUTE, "noprefixroute"}, {unix.IFA_F_MCAUTOJOIN, "autojoin"}, {unix.IFA_F_STABLE_PRIVACY, "stable-privacy"},
+		{unix.IFA_F_SECONDARY, "secondary"},
+		{unix.IFA_F_NODAD, "nodad"},
+		{unix.IFA_F_OPTIMISTIC, "optimistic"},
+		{unix.IFA_F_DADFAILED, "dadfailed"},
+		{unix.IFA_F_HOMEADDRESS, "home"},
+		{unix.IFA_F_DEPRECATED, "deprecated"},
+		{unix.IFA_F_TENTATIVE, "tentative"},
+		{unix.IFA_F_MANAGETEMPADDR, "mngtmpaddr"},
+		{unix.IFA_F_NOPREFIXROUTE, "noprefixroute"},
+		{unix.IFA_F_MCAUTOJOIN, "autojoin"},
+		{unix.IFA_F_STABLE_PRIVACY, "stable-privacy"},
 	}))
 }
 
@@ -511,13 +508,25 @@ func decodeNeigh(hdr []byte, attrs []rawnl.Attr, names linkNames) []item {
 	}
 	list = append(list, items(attrs, neighFields(), names)...)
 	state := flagsItem(uint32(n.state()), []flag{
-		{unix.NUD_INCOMPLETE, "incomplete"}, {unix.NUD_REACHABLE, "reachable"}, {unix.NUD_STALE, "stale"}, {unix.NUD_DELAY, "delay"},
-		{unix.NUD_PROBE, "probe"}, {unix.NUD_FAILED, "failed"}, {unix.NUD_NOARP, "noarp"}, {unix.NUD_PERMANENT, "permanent"},
+		{unix.NUD_INCOMPLETE, "incomplete"},
+		{unix.NUD_REACHABLE, "reachable"},
+		{unix.NUD_STALE, "stale"},
+		{unix.NUD_DELAY, "delay"},
+		{unix.NUD_PROBE, "probe"},
+		{unix.NUD_FAILED, "failed"},
+		{unix.NUD_NOARP, "noarp"},
+		{unix.NUD_PERMANENT, "permanent"},
 	})
 	state.key = "state"
 	flags := flagsItem(uint32(n.flags()), []flag{
-		{unix.NTF_USE, "use"}, {unix.NTF_SELF, "self"}, {unix.NTF_MASTER, "master"}, {unix.NTF_PROXY, "proxy"},
-		{unix.NTF_EXT_LEARNED, "extern_learn"}, {unix.NTF_OFFLOADED, "offload"}, {ntfSticky, "sticky"}, {unix.NTF_ROUTER, "router"},
+		{unix.NTF_USE, "use"},
+		{unix.NTF_SELF, "self"},
+		{unix.NTF_MASTER, "master"},
+		{unix.NTF_PROXY, "proxy"},
+		{unix.NTF_EXT_LEARNED, "extern_learn"},
+		{unix.NTF_OFFLOADED, "offload"},
+		{ntfSticky, "sticky"},
+		{unix.NTF_ROUTER, "router"},
 	})
 	return append(list, state, flags)
 }
@@ -528,12 +537,27 @@ func decodeLink(m rawnl.Message, names linkNames) []item {
 		return nil
 	}
 	list := []item{
-		{"index", "", fmt.Sprintf("%d:", l.index)}, {"name", "", l.name},
+		{"index", "", fmt.Sprintf("%d:", l.index)},
+		{"name", "", l.name},
 		flagsItem(l.flags, []flag{
-			{iffUp, "up"}, {iffDebug, "debug"}, {iffLoopback, "loopback"}, {iffNoTrailers, "notrailers"}, {iffNoARP, "noarp"},
-			{iffPromisc, "promisc"}, {iffAllmulti, "allmulti"}, {iffMulticast, "multicast"}, {iffPortsel, "portsel"},
-			{iffAutomedia, "automedia"}, {iffDynamic, "dynamic"}, {0x2, "broadcast"}, {0x10, "pointopoint"},
-			{0x40, "running"}, {0x400, "master"}, {0x800, "slave"}, {0x10000, "lower_up"}, {0x20000, "dormant"},
+			{iffUp, "up"},
+			{iffDebug, "debug"},
+			{iffLoopback, "loopback"},
+			{iffNoTrailers, "notrailers"},
+			{iffNoARP, "noarp"},
+			{iffPromisc, "promisc"},
+			{iffAllmulti, "allmulti"},
+			{iffMulticast, "multicast"},
+			{iffPortsel, "portsel"},
+			{iffAutomedia, "automedia"},
+			{iffDynamic, "dynamic"},
+			{0x2, "broadcast"},
+			{0x10, "pointopoint"},
+			{0x40, "running"},
+			{0x400, "master"},
+			{0x800, "slave"},
+			{0x10000, "lower_up"},
+			{0x20000, "dormant"},
 		}),
 	}
 	return append(list, items(rawnl.Without(l.attrs, unix.IFLA_IFNAME), linkFields(l.kind, l.slave), names)...)

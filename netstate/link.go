@@ -64,7 +64,19 @@ func parseLink(m rawnl.Message) (link, error) {
 			}
 		}
 	}
+	l.resolveLower()
 	return l, nil
+}
+
+// resolveLower finds the lower device of the kinds that have it in their data. Of a link that was made in
+// another namespace the kernel reports an IFLA_LINK in any case: its own index if it has no lower device.
+func (l *link) resolveLower() {
+	if kind := linkIn(l.kind); kind != 0 {
+		b, _ := rawnl.Find(l.data, kind)
+		l.lower = int32(rawnl.Uint32(b))
+	} else if l.kind == "geneve" || l.kind == "bareudp" {
+		l.lower = 0
+	}
 }
 
 func (l *link) parseInfo(b []byte) error {

@@ -34,6 +34,18 @@ func fixData(kind string, data []rawnl.Attr) []rawnl.Attr {
 	return data
 }
 
+// linkIn returns the attribute of a kind's IFLA_INFO_DATA that repeats the index of the lower device, 0 if there
+// is none. IFLA_GRE_LINK, IFLA_IPTUN_LINK, IFLA_VTI_LINK and IFLA_XFRM_LINK have the same number.
+func linkIn(kind string) uint16 {
+	switch kind {
+	case "vxlan":
+		return unix.IFLA_VXLAN_LINK
+	case "gre", "gretap", "erspan", "ip6gre", "ip6gretap", "ip6erspan", "ipip", "ip6tnl", "sit", "vti", "vti6", "xfrm":
+		return 1
+	}
+	return 0
+}
+
 // fixVXLAN removes flags that are off and whose mere presence in a request has an effect.
 func fixVXLAN(data []rawnl.Attr) []rawnl.Attr {
 	var out []rawnl.Attr
@@ -100,6 +112,9 @@ func normalizeLink(m rawnl.Message) rawnl.Message {
 	attrs := rawnl.Without(l.attrs, drop...)
 	if l.kind != "" {
 		data := rawnl.Without(l.data, l.rule().drop...)
+		if l.outside && linkIn(l.kind) != 0 {
+			data = rawnl.Without(data, linkIn(l.kind))
+		}
 		attrs = append(attrs, nest(unix.IFLA_LINKINFO, strAttr(unix.IFLA_INFO_KIND, l.kind), nest(unix.IFLA_INFO_DATA, data...)))
 	}
 	if l.slave != "" {

@@ -25,18 +25,19 @@ const bridged = `
 const gateway = `ip addr add 10.0.0.1/24 dev br0; ip addr add fd00::1/64 dev br0 nodad`
 
 // moved captures a case and builds it on another host, on whose bridge is the gateway.
-func moved(t *testing.T, script string) (s *netstate.State, source, target *ns.NS, opts netstate.BuildOptions) {
+func moved(t *testing.T, script string) (s *netstate.State, target *ns.NS, opts netstate.BuildOptions) {
 	t.Helper()
 	hostA, source := arrange(t, script)
 	settleDown(t, source, hostA)
 	s = reread(t, capture(t, source, hostA))
-	hostB, target := otherHost(t), newNS(t)
+	hostB := otherHost(t)
+	target = newNS(t)
 	sh(t, hostB, gateway)
 	opts = netstate.BuildOptions{Host: hostB}
 	if err := netstate.Build(context.Background(), target, s, opts); err != nil {
 		t.Fatal(err)
 	}
-	return s, source, target, opts
+	return s, target, opts
 }
 
 // reaches reports whether an address answers: a port without a listener refuses at once.
@@ -64,7 +65,7 @@ func TestMuteUntilConnected(t *testing.T) {
 		{"macvlan", macvlan, "02:aa:00:00:00:01", "ip link set parpeer master br0"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			s, _, target, opts := moved(t, c.script)
+			s, target, opts := moved(t, c.script)
 			sh(t, opts.Host, c.prepare+"; sleep 0.5")
 			heard := func() bool { return strings.Contains(sh(t, opts.Host, "bridge fdb show br br0"), c.mac+" dev") }
 			if reaches(t, target, "10.0.0.1") || reaches(t, target, "fd00::1") {
@@ -93,7 +94,7 @@ func TestMuteUntilConnected(t *testing.T) {
 // flushed it; but not the address of a bridge that stayed behind.
 func TestLearnedNeighbours(t *testing.T) {
 	needRoot(t)
-	s, _, target, opts := moved(t, bridged+`
+	s, target, opts := moved(t, bridged+`
 		ip neigh add 10.0.0.7 lladdr 02:00:00:00:00:77 dev eth0 nud reachable
 		ip neigh add fd00::7 lladdr 02:00:00:00:00:77 dev eth0 nud stale
 		ip neigh add 10.0.0.8 lladdr $(host cat /sys/class/net/br0/address 2>/dev/null || host ip -br link show br0 | tr -s ' ' | cut -d' ' -f3) dev eth0 nud reachable`)

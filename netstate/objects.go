@@ -145,12 +145,6 @@ func neighAdd(m rawnl.Message) rawnl.Message {
 	return m
 }
 
-func neighDelete(m rawnl.Message) rawnl.Message {
-	m = normalizeNeigh(m)
-	m.Type = unix.RTM_DELNEIGH
-	return m
-}
-
 // Address labels. struct ifaddrlblmsg: family, reserved, prefixlen, flags, index, seq.
 
 func normalizeAddrLabel(m rawnl.Message) rawnl.Message {

@@ -194,6 +194,11 @@ func (p *planner) createOne(l *link, done map[int32]bool) (*Op, error) {
 	} else if l.lower != 0 && l.lower != l.index {
 		attrs = append(attrs, u32Attr(unix.IFLA_LINK, uint32(l.lower)))
 	}
+	for i, a := range l.data {
+		if parent := linkIn(l.kind); l.outside && l.lower != 0 && parent != 0 && a.Kind() == parent {
+			l.data[i] = u32Attr(parent, uint32(p.site.Parents[p.site.Uplinks[l.name].Parent]))
+		}
+	}
 	info := []rawnl.Attr{strAttr(unix.IFLA_INFO_KIND, l.kind)}
 	if data := rawnl.Without(l.data, append(rule.drop, rule.late...)...); len(data) > 0 {
 		info = append(info, nest(unix.IFLA_INFO_DATA, fixData(l.kind, data)...))

@@ -313,8 +313,10 @@ func (s *State) deviceSysctls(devices []string) []Sysctl {
 }
 
 // writeSysctls sets those parameters that have another value, in the namespace of the calling thread. It
-// returns those that can't be set yet, because the parameter does not exist or another one bounds it.
-func writeSysctls(list []Sysctl) (later []Sysctl) {
+// returns those that can't be set yet, because the parameter does not exist or another one bounds it, and those
+// that are not set here and needn't be: the namespace can't set them, so that the value was not its own choice,
+// or a fresh namespace of the source host had the value.
+func writeSysctls(list []Sysctl) (later, skipped []Sysctl) {
 	r := newSysctlReader()
 	for _, c := range list {
 		have, ok := r.read(c.Path)
@@ -323,16 +325,15 @@ func writeSysctls(list []Sysctl) (later []Sysctl) {
 		}
 		if err := writeSysctl(c.Path, c.Value); err != nil {
 			switch {
-			case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM), errors.Is(err, unix.EROFS):
-				// The namespace can't set it, so the source's value was not its own choice.
-			case c.Fresh:
-				// It was the source host's choice; this host can't do the same.
+			case !ok && c.Fresh: // of a protocol or a module that is not here
+			case c.Fresh, errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM), errors.Is(err, unix.EROFS):
+				skipped = append(skipped, c)
 			default:
 				later = append(later, c)
 			}
 		}
 	}
-	return later
+	return later, skipped
 }
 
 func writeSysctl(p, value string) error {

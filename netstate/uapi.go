@@ -13,10 +13,6 @@ const (
 	rtaNHID            = 30 // linux/rtnetlink.h
 	sizeofRtaCacheinfo = 32
 
-	rtmFOffload       = 0x4000 // linux/rtnetlink.h RTM_F_*
-	rtmFTrap          = 0x8000
-	rtmFOffloadFailed = 0x20000000
-
 	nhaFDB      = 11 // linux/nexthop.h
 	nhaResGroup = 12
 	nhaOpFlags  = 14
