@@ -30,7 +30,7 @@ func TestCheckpointctl(t *testing.T) {
 			if err != nil || !strings.Contains(string(show), "svc") {
 				t.Errorf("show: %v\n%s", err, show)
 			}
-			inspect, err := exec.Command(tool, "inspect", "--format", "json", "--all", w.image(w.A)).Output()
+			inspect, err := exec.Command(tool, "inspect", "--format", "json", "--all", w.image(w.A)).CombinedOutput()
 			var document []map[string]any
 			if err != nil || json.Unmarshal(inspect, &document) != nil || len(document) != 1 {
 				t.Errorf("inspect: %v\n%s", err, inspect)

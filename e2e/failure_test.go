@@ -108,7 +108,7 @@ func TestDumpFails(t *testing.T) {
 				w.serve()
 				loads := []*client{w.echo("4", 5), w.load("--mode", "bulk", "--size", "65536", "--connect", w.svc.Addr("6", 7000),
 					"--first-id", "50", "--read-rate", "4000000", "--server-read-rate", "4000000")}
-				w.servicePID = w.pid(w.A, "peer serve")
+				w.servicePID = w.pid(w.A, "peer", "serve")
 				before := w.snapshot(w.A)
 				r := w.start(w.A, "dump", "--netns", "svc", "-e", w.image(w.A))
 				hit := r.await(w.A, moment)
@@ -142,7 +142,7 @@ func TestRestoreFails(t *testing.T) {
 				w := newWorld(t)
 				w.serve()
 				c := w.echo("4", 5)
-				w.servicePID = w.pid(w.A, "peer serve")
+				w.servicePID = w.pid(w.A, "peer", "serve")
 				w.dump(w.A)
 				w.carry(w.A, w.B)
 				digest, before := w.digest(w.image(w.B)), w.snapshot(w.B)
@@ -174,7 +174,7 @@ func TestSignalAnyTime(t *testing.T) {
 	w := newWorld(t)
 	w.serve()
 	c := w.echo("4", 5)
-	w.servicePID = w.pid(w.A, "peer serve")
+	w.servicePID = w.pid(w.A, "peer", "serve")
 	at, to := w.A, w.B
 	for i := range 12 {
 		before := w.snapshot(at)

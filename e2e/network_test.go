@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -102,7 +103,7 @@ func TestNetwork(t *testing.T) {
 			w.sh(w.A, "ip netns exec svc sh -eu <<'script'\n%s\nscript", setup)
 			w.serve()
 			c := w.echo("4", 3)
-			before := w.network(w.A)
+			before := w.settled(w.A)
 			w.move(w.A, w.B)
 			c.progress()
 			w.unharmed()
@@ -152,6 +153,27 @@ var views = map[string]string{
 	"tap queues":  "ip -d -j tuntap",
 }
 
+// settled is network when no address is tentative any more: duplicate detection takes a second.
+func (w *world) settled(h *lab.Host) map[string][]string {
+	w.Helper()
+	var shown map[string][]string
+	w.check(lab.Eventually(w.limit(), func() error {
+		shown = w.network(h)
+		for _, line := range shown["addresses"] {
+			if strings.Contains(line, "tentative") {
+				return errors.New(line)
+			}
+		}
+		return nil
+	}))
+	return shown
+}
+
+// ordered are the views in which the order of lines means something. The others list what a hash, a tree or the
+// order of devices' coming up yields; iptables-save lists tables in the order in which they were made, so that
+// each line names its table.
+var ordered = map[string]bool{"addresses": true, "IPv4 rules": true, "IPv6 rules": true, "nftables": true}
+
 // network shows a host's "svc" through all views, one line an object.
 func (w *world) network(h *lab.Host) map[string][]string {
 	w.Helper()
@@ -182,9 +204,14 @@ func viewLines(out string) []string {
 			lines = append(lines, string(line))
 		}
 	default:
+		table := ""
 		for line := range strings.Lines(out) {
-			if !strings.HasPrefix(line, "#") { // iptables-save says when it ran
-				lines = append(lines, strings.TrimSpace(countersRemoved(line)))
+			switch line = strings.TrimSpace(countersRemoved(line)); {
+			case strings.HasPrefix(line, "#"), line == "COMMIT": // iptables-save says when it ran
+			case strings.HasPrefix(line, "*"):
+				table = line + " "
+			default:
+				lines = append(lines, table+line)
 			}
 		}
 	}
@@ -251,8 +278,8 @@ func differences(before, after map[string][]string) []string {
 				diffs = append(diffs, view+": + "+line)
 			}
 		}
-		if len(diffs) == 0 && !slices.Equal(before[view], after[view]) {
-			diffs = append(diffs, view+": another order")
+		if was, is := before[view], after[view]; ordered[view] && len(was) == len(is) && !slices.Equal(was, is) {
+			diffs = append(diffs, fmt.Sprintf("%s: another order:\n%s\nwas:\n%s", view, strings.Join(is, "\n"), strings.Join(was, "\n")))
 		}
 	}
 	return diffs

@@ -131,8 +131,8 @@ func TestDumpTargets(t *testing.T) {
 	w.sh(w.A, "ip netns add empty; touch /tmp/not")
 	w.ok(w.A, "check")
 	c := w.echo("4", 3)
-	service, outside := w.pid(w.A, "peer serve"), w.pid(w.A, "sleep 601")
-	other := w.pid(w.A, "sleep 602")
+	service, outside := w.pid(w.A, "peer", "serve"), w.pid(w.A, "sleep", "601")
+	other := w.pid(w.A, "sleep", "602")
 	before := w.snapshot(w.A)
 	for _, test := range []struct {
 		args []string
@@ -263,7 +263,7 @@ func TestRestoreRefused(t *testing.T) {
 			name: "process id taken",
 			block: func(w *world) []string {
 				w.daemon(w.B, "sh -c 'echo %d > /proc/sys/kernel/ns_last_pid; sleep 600 & wait'", w.servicePID-1)
-				w.pid(w.B, "sleep 600")
+				w.pid(w.B, "sleep", "600")
 				return []string{"--pidns", "host"}
 			},
 			clear: "kill $(ps -C sleep -o pid=)",
@@ -306,7 +306,7 @@ func TestRestoreRefused(t *testing.T) {
 			w := newWorld(t)
 			w.serve()
 			c := w.echo("4", 3)
-			w.servicePID = w.pid(w.A, "peer serve")
+			w.servicePID = w.pid(w.A, "peer", "serve")
 			w.dump(w.A)
 			w.carry(w.A, w.B)
 			digest := w.digest(w.image(w.B))
@@ -453,7 +453,7 @@ func TestSCTP(t *testing.T) {
 	w := newWorld(t)
 	w.serve()
 	w.daemon(w.A, inSvc+"python3 -c 'import socket,time; s=socket.socket(2,1,132); s.bind((\"\",7002)); s.listen(); time.sleep(600)'")
-	w.pid(w.A, "python3")
+	w.pid(w.A, "python3", "132")
 	before := w.snapshot(w.A)
 	w.fails(w.A, exitRefused, []string{"SCTP", "hint"}, "dump", "--netns", "svc", "-e", w.image(w.A))
 	w.same(w.A, before)

@@ -11,7 +11,8 @@ import (
 	"testing"
 )
 
-// bin is where the programs under test are built, once a test run.
+// bin is where the programs under test are built, once a test run. NSMIGRATE_E2E_BINARY names a nsmigrate to
+// test instead.
 var bin = struct{ dir, nsmigrate, peer string }{}
 
 // inCI turns every missing need from a reason to skip into a failure.
@@ -48,8 +49,10 @@ func run(m *testing.M) (code int, err error) {
 		return 1, err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(bin.dir)) }()
-	if bin.nsmigrate, err = build("../cmd/nsmigrate"); err != nil {
-		return 1, err
+	if bin.nsmigrate = os.Getenv("NSMIGRATE_E2E_BINARY"); bin.nsmigrate == "" {
+		if bin.nsmigrate, err = build("../cmd/nsmigrate"); err != nil {
+			return 1, err
+		}
 	}
 	if bin.peer, err = build("./peer"); err != nil {
 		return 1, err

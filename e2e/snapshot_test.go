@@ -28,7 +28,7 @@ func TestSnapshot(t *testing.T) {
 // lose takes a host's service from the world as a power cut does.
 func (w *world) lose(h *lab.Host) {
 	w.Helper()
-	w.sh(h, "ip link set veth-svc down; ip netns pids svc | xargs kill -9; ip netns del svc")
+	w.sh(h, "ip link del veth-svc; ip netns pids svc | xargs kill -9; ip netns del svc")
 }
 
 // Connections can be left out on purpose.

@@ -164,18 +164,18 @@ func (w *world) listening(port string) {
 	}))
 }
 
-// pid waits for the process whose command line contains all the words, and returns its id in the host.
-func (w *world) pid(h *lab.Host, words ...string) int {
+// pid waits for the process of a program whose arguments contain a word, and returns its id in the host.
+func (w *world) pid(h *lab.Host, program, word string) int {
 	w.Helper()
 	var pid int
 	w.check(lab.Eventually(w.limit(), func() error {
 		for _, p := range h.Processes() {
-			if !slices.ContainsFunc(words, func(word string) bool { return !strings.Contains(p.Command, word) }) {
+			if p.Name == program && strings.Contains(p.Command, word) {
 				pid = p.PID
 				return nil
 			}
 		}
-		return fmt.Errorf("%s: no process %q", h.Name, words)
+		return fmt.Errorf("%s: no %q %q runs", h.Name, program, word)
 	}))
 	return pid
 }

@@ -43,7 +43,10 @@ func newLink(exchange func(n uint64) error) *link {
 	return l
 }
 
-const linkPause = 10 * time.Millisecond
+const (
+	linkPause    = 10 * time.Millisecond
+	linkPatience = 5 * time.Second
+)
 
 func (l *link) run() {
 	for n := uint64(0); ; n++ {
@@ -59,11 +62,22 @@ func (l *link) run() {
 	}
 }
 
-// next waits for an exchange that begins after the call.
+// next waits for an exchange that begins after the call. A link that stands still is an error.
 func (l *link) next() (uint64, error) {
+	late := false
+	alarm := time.AfterFunc(linkPatience, func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		late = true
+		l.moved.Broadcast()
+	})
+	defer alarm.Stop()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for want := l.count + 2; l.count < want && l.err == nil; {
+		if late {
+			return l.count, fmt.Errorf("stands still after %d exchanges", l.count)
+		}
 		l.moved.Wait()
 	}
 	return l.count, l.err
