@@ -16,7 +16,7 @@ import (
 
 // findLosses looks for the objects that no kind of a State holds. It asks only what answers without loading a
 // module: a subsystem that is not there has no objects.
-func findLosses(ctx context.Context, n *ns.NS, nl *rawnl.Conn, names linkNames) ([]Loss, error) {
+func findLosses(ctx context.Context, n *ns.NS, nl *rawnl.Conn, links []link, names linkNames) ([]Loss, error) {
 	qdiscs, err := qdiscLosses(ctx, nl, names)
 	if err != nil {
 		return nil, err
@@ -37,7 +37,11 @@ func findLosses(ctx context.Context, n *ns.NS, nl *rawnl.Conn, names linkNames) 
 	if err != nil {
 		return nil, err
 	}
-	return slices.Concat(qdiscs, routes, xfrm, sets, generic), nil
+	bpf, err := bpfLosses(n, links)
+	if err != nil {
+		return nil, err
+	}
+	return slices.Concat(qdiscs, routes, xfrm, sets, generic, bpf), nil
 }
 
 // qdiscLosses finds queueing disciplines that somebody attached. Those that come with a device have handle 0.
