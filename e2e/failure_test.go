@@ -222,8 +222,8 @@ func (w *world) interrupted(r lab.Result) {
 // A disk that fills up costs the image, not the service.
 func TestDiskFull(t *testing.T) {
 	for _, size := range []string{"16k", "200k"} {
-		for _, to := range []string{"-e", "-D"} {
-			t.Run(size+" "+to, func(t *testing.T) {
+		for _, to := range [][]string{{"--compress", "none", "--export"}, {"--images-dir"}} {
+			t.Run(size+" "+strings.Join(to, " "), func(t *testing.T) {
 				w := newWorld(t)
 				w.serve()
 				c := w.echo("4", 5)
@@ -231,7 +231,7 @@ func TestDiskFull(t *testing.T) {
 				w.sh(w.A, "mkdir %[1]s; mount -t tmpfs -o size=%[2]s small %[1]s", small, size)
 				before := w.snapshot(w.A)
 				w.fails(w.A, exitDumpFailed, []string{"no space left", "running as before"},
-					"dump", "--netns", "svc", to, filepath.Join(small, "image"))
+					append(append([]string{"dump", "--netns", "svc"}, to...), filepath.Join(small, "image"))...)
 				w.same(w.A, before)
 				c.progress()
 				w.unharmed()

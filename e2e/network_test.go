@@ -25,6 +25,7 @@ func TestNetwork(t *testing.T) {
 			ip address add 10.1.0.1/24 dev br1
 			ip link add link vb name mv0 type macvlan mode bridge
 			ip link set mv0 address 02:11:22:33:44:55 up
+			ip link add link vb name mvt0 type macvtap mode bridge
 			ip link add vx0 type vxlan id 42 dstport 4789 local %[1]s remote 10.77.0.10 dev eth0
 			ip link set vx0 mtu 1400 up
 			ip link add ifb0 type ifb

@@ -21,9 +21,8 @@ func TestDumpRefused(t *testing.T) {
 	for _, test := range []struct {
 		name  string
 		serve []string                // further flags of the service
-		setup func(w *world) []string // further arguments of the dump; nil adds none
+		setup func(w *world) []string // returns further arguments of the dump
 		says  []string
-		hears string // the load's mode afterwards; "" is echo, "-" none
 	}{
 		{
 			name:  "no criu",
@@ -60,12 +59,28 @@ func TestDumpRefused(t *testing.T) {
 			says: []string{"accept", ":7001", "hint"},
 		},
 		{
-			name: "link of a kind that can't be carried",
+			name: "qdisc",
 			setup: func(w *world) []string {
-				w.sh(w.A, "ip -n svc link add link eth0 name mvt0 type macvtap")
+				w.sh(w.A, "tc -n svc qdisc add dev eth0 root handle 1: tbf rate 100mbit burst 32k latency 50ms")
 				return nil
 			},
-			says: []string{"mvt0", "macvtap", "hint"},
+			says: []string{"qdisc", "tbf", "eth0", "--allow-loss", "hint"},
+		},
+		{
+			name: "ipset",
+			setup: func(w *world) []string {
+				w.sh(w.A, inSvc+"ipset create mine hash:ip")
+				return nil
+			},
+			says: []string{"ipset", "mine", "--allow-loss", "hint"},
+		},
+		{
+			name: "IPsec",
+			setup: func(w *world) []string {
+				w.sh(w.A, "ip -n svc xfrm policy add dir out src 192.0.2.1/32 dst 192.0.2.2/32")
+				return nil
+			},
+			says: []string{"xfrm", "1 of them", "--allow-loss"},
 		},
 		{
 			name: "file exists",
@@ -182,7 +197,7 @@ func TestNoRoot(t *testing.T) {
 func TestAllowLoss(t *testing.T) {
 	w := newWorld(t)
 	w.serve()
-	w.sh(w.A, "ip -n svc link add link eth0 name mvt0 type macvtap")
+	w.sh(w.A, "tc -n svc qdisc add dev eth0 root handle 1: tbf rate 100mbit burst 32k latency 50ms")
 	c := w.echo("4", 3)
 	before := w.snapshot(w.A)
 	r := w.nsmigrate(w.A, "dump", "--format", "json", "--netns", "svc", "-e", w.image(w.A))
@@ -345,7 +360,7 @@ func TestAllProblemsAtOnce(t *testing.T) {
 	w.check(os.Remove(second))
 	w.check(os.Remove(w.peerBin()))
 	before := w.snapshot(w.B)
-	w.fails(w.B, exitRefused, []string{second, w.peerBin() + " ", "br0", "svc"}, "restore", "-i", w.image(w.B))
+	w.fails(w.B, exitRefused, []string{second, w.peerBin() + ":", "br0", "svc"}, "restore", "-i", w.image(w.B))
 	w.same(w.B, before)
 	w.sh(w.B, "ip link set br7 name br0")
 }
