@@ -15,8 +15,8 @@ var machineProbes = []probe{
 		remedy: "mount -t tmpfs tmpfs /dev/shm",
 	},
 	{
-		name: "run-tmpfs", run: probeRunTmpfs,
-		lack:   "CRIU can't keep what it learned about the kernel and probes it again, while the service is frozen",
+		name: "run-tmpfs", needed: true, run: probeRunTmpfs,
+		lack:   "CRIU can't keep what it learned about the kernel and would have to try it out in the locked namespace of the service",
 		remedy: "mount a tmpfs on /run before anything is started there, as systemd does",
 	},
 	{
