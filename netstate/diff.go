@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nsmigrate/nsmigrate/netstate/iptables"
+	"github.com/nsmigrate/nsmigrate/netstate/nftables"
 	"github.com/nsmigrate/nsmigrate/netstate/rawnl"
 )
 
@@ -54,53 +55,136 @@ func identity(k Kind, m rawnl.Message) string {
 }
 
 func diffKind(k Kind, a, b *State) []Change {
-	left := map[string]int{}
-	for _, m := range a.lasting(k) {
-		left[identity(k, m)]++
-	}
-	var added, removed []Change
-	names := b.names()
-	for _, m := range b.lasting(k) {
-		key := identity(k, m)
-		if left[key] > 0 {
-			left[key]--
-			continue
+	before, after := a.lasting(k), b.lasting(k)
+	inBefore, inAfter := match(k, before, after)
+	var changes []Change
+	list := func(s, other *State, msgs []rawnl.Message, matched []bool, added bool) {
+		names := s.names()
+		var routes derived
+		var addresses map[string]bool
+		if k == KindRoute {
+			routes, addresses = derive(s), other.identities(KindAddress)
 		}
-		if a != nil || !implicit(k, m) {
-			added = append(added, Change{Kind: k.String(), Added: true, Text: describe(k, m, names)})
-		}
-	}
-	names = a.names()
-	for _, m := range slices.Backward(a.lasting(k)) {
-		key := identity(k, m)
-		if left[key] > 0 {
-			left[key]--
-			if b != nil || !implicit(k, m) {
-				removed = append(removed, Change{Kind: k.String(), Text: describe(k, m, names)})
+		for i, m := range msgs {
+			if !matched[i] && (other != nil || !implicit(k, m)) && !routes.explains(m, addresses) {
+				changes = append(changes, Change{Kind: k.String(), Added: added, Text: describe(k, m, names)})
 			}
 		}
 	}
-	slices.Reverse(removed)
-	return append(removed, added...)
+	list(a, b, before, inBefore, false)
+	list(b, a, after, inAfter, true)
+	return changes
 }
 
-// lasting returns the messages of a kind without the entries of caches, which traffic adds and time removes:
-// learned neighbours and forwarding entries.
+func (s *State) identities(k Kind) map[string]bool {
+	ids := map[string]bool{}
+	for _, m := range s.messages(k) {
+		ids[identity(k, m)] = true
+	}
+	return ids
+}
+
+// match pairs the objects that two States have in common, and tells of each message whether it has a partner.
+// Where order counts, of those that changed places as few as possible have none.
+func match(k Kind, a, b []rawnl.Message) (inA, inB []bool) {
+	inA, inB = make([]bool, len(a)), make([]bool, len(b))
+	places := make(map[string][]int, len(a))
+	for i, m := range a {
+		key := identity(k, m)
+		places[key] = append(places[key], i)
+	}
+	sequences := map[string][]pair{}
+	for j, m := range b {
+		key := identity(k, m)
+		if len(places[key]) == 0 {
+			continue
+		}
+		i := places[key][0]
+		places[key] = places[key][1:]
+		if seq := sequence(k, m); seq != "" {
+			sequences[seq] = append(sequences[seq], pair{i, j})
+		} else {
+			inA[i], inB[j] = true, true
+		}
+	}
+	for _, pairs := range sequences {
+		for _, p := range increasing(pairs) {
+			inA[p.a], inB[p.b] = true, true
+		}
+	}
+	return inA, inB
+}
+
+// pair holds the places of one object in two lists.
+type pair struct{ a, b int }
+
+// sequence names the list in which an object's place has a meaning: a chain, the rules of one preference. It
+// is empty for all others.
+func sequence(k Kind, m rawnl.Message) string {
+	switch k {
+	case KindNFTables:
+		return nftables.Sequence(m)
+	case KindRule:
+		hdr, attrs, err := split(m, sizeofRuleHdr)
+		if err != nil {
+			return ""
+		}
+		pref, _ := rawnl.Find(attrs, unix.FRA_PRIORITY)
+		return fmt.Sprint(hdr[0], pref)
+	}
+	return ""
+}
+
+// increasing returns a longest subsequence of pairs, which are sorted by b, that is sorted by a as well.
+func increasing(pairs []pair) []pair {
+	var ends []int // ends[n] is where the best subsequence of n+1 pairs ends
+	before := make([]int, len(pairs))
+	for i, p := range pairs {
+		n, _ := slices.BinarySearchFunc(ends, p.a, func(end, a int) int { return pairs[end].a - a })
+		before[i] = -1
+		if n > 0 {
+			before[i] = ends[n-1]
+		}
+		if n == len(ends) {
+			ends = append(ends, i)
+		} else {
+			ends[n] = i
+		}
+	}
+	if len(ends) == 0 {
+		return nil
+	}
+	best := make([]pair, 0, len(ends))
+	for i := ends[len(ends)-1]; i >= 0; i = before[i] {
+		best = append(best, pairs[i])
+	}
+	return best
+}
+
+// lasting returns the messages of a kind as they are compared: without the entries of caches, which traffic
+// adds and time removes (learned neighbours and forwarding entries), and each set element by itself.
 func (s *State) lasting(k Kind) []rawnl.Message {
 	msgs := s.messages(k)
-	if k != KindNeigh && k != KindFDB {
-		return msgs
+	switch k {
+	case KindNFTables:
+		split := make([]rawnl.Message, 0, len(msgs))
+		for _, m := range msgs {
+			split = append(split, nftables.Split(m)...)
+		}
+		return split
+	case KindNeigh, KindFDB:
+		return slices.DeleteFunc(slices.Clone(msgs), func(m rawnl.Message) bool {
+			n, err := parseNeigh(m)
+			if err != nil {
+				return false
+			}
+			if k == KindFDB {
+				return learnedFDB(&n)
+			}
+			return !n.permanent() && !n.proxy() && n.flags()&unix.NTF_EXT_LEARNED == 0
+		})
 	}
-	return slices.DeleteFunc(slices.Clone(msgs), func(m rawnl.Message) bool {
-		n, err := parseNeigh(m)
-		if err != nil {
-			return false
-		}
-		if k == KindFDB {
-			return learnedFDB(&n)
-		}
-		return !n.permanent() && !n.proxy() && n.flags()&unix.NTF_EXT_LEARNED == 0
-	})
+	return msgs
 }
 
 // implicit reports whether an object comes with every namespace: the loopback device, down; the rules for the

@@ -526,7 +526,7 @@ func deletion(kind Kind, m rawnl.Message) (rawnl.Message, bool) {
 		return addressDelete(&a), err == nil
 	case KindRoute:
 		r, err := parseRoute(m)
-		return routeDelete(&r), err == nil
+		return routeDelete(&r), err == nil && !r.followsDAD() // a capture may have come before it
 	case KindRule:
 		return ruleDelete(m), true
 	case KindAddrLabel:

@@ -29,3 +29,12 @@ func Split(m rawnl.Message) []rawnl.Message {
 	}
 	return msgs
 }
+
+// Sequence names the chain that a message adds a rule to, in which the rule's place counts. It is empty for
+// all other messages, whose order has no meaning.
+func Sequence(m rawnl.Message) string {
+	if kindOf(m) != unix.NFT_MSG_NEWRULE {
+		return ""
+	}
+	return nameOf(Normalize(m))
+}
