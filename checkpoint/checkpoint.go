@@ -82,6 +82,11 @@ func Dump(ctx context.Context, spec Spec, store Store, opts Options) (*Report, e
 	if err := d.drain(ctx); err != nil {
 		return nil, err
 	}
+	for _, pid := range d.sessionless {
+		if err := proc.Setsid(pid); err != nil {
+			return nil, fmt.Errorf("dump: %w", err)
+		}
+	}
 	if err := d.freezeAndWrite(ctx, store); err != nil {
 		return nil, d.rollBack(err, store)
 	}
@@ -102,12 +107,13 @@ type dump struct {
 	report *Report
 	criu   string // path of the program
 
-	state   *netstate.State // of the namespace, while the service ran
-	live    []proc.Tree     // in the order of the manifest's trees
-	scratch string          // the image is gathered below it, beside criu's logs
-	lock    *lock.Lock
-	trees   trees
-	car     *sidecar.Sidecar
+	state       *netstate.State // of the namespace, while the service ran
+	sessionless []int
+	live        []proc.Tree // in the order of the manifest's trees
+	scratch     string      // the image is gathered below it, beside criu's logs
+	lock        *lock.Lock
+	trees       trees
+	car         *sidecar.Sidecar
 }
 
 // survey looks at the service while it runs and refuses what can't be carried.
@@ -129,7 +135,7 @@ func (d *dump) survey(ctx context.Context) error {
 	if err := Refuse("dump", kept); err != nil {
 		return err
 	}
-	d.live = found.Scanned
+	d.live, d.sessionless = found.Scanned, found.Sessionless
 	d.report.Notes = found.Notes
 	d.report.Manifest = d.manifest(found.Trees, losses)
 	binaries, err := ReadBinaries(ctx, found.Scanned)

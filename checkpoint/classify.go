@@ -16,6 +16,8 @@ type Findings struct {
 	Trees    []Tree      // without Dir and Binaries
 	Scanned  []proc.Tree // the trees as they were seen, in the same order
 	Notes    []string    // harmless, but a user should know
+	// Sessionless are processes, as the host sees them, that need a session of their own first ([proc.Setsid]).
+	Sessionless []int
 }
 
 // Classify decides what can be carried and how: it is pure. root is the tree to be dumped, by the pid that

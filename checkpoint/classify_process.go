@@ -32,7 +32,12 @@ func (c *classifier) process(t *proc.Tree, p *proc.Process) {
 		refuse(fmt.Sprintf("process %d traces it, and CRIU must", p.Tracer), "end the debugger or strace first")
 	}
 	if proc.Own(p.NSsid) == 0 {
-		refuse("the leader of its session is outside of its pid namespace", "start it with setsid, e.g. unshare --pid --fork setsid COMMAND")
+		if p.Terminal != 0 || proc.Own(p.NSpgid) == proc.Own(p.NSpid) {
+			refuse("the leader of its session is outside of its pid namespace", "start it with setsid, e.g. unshare --pid --fork setsid COMMAND")
+		} else {
+			c.found.Sessionless = append(c.found.Sessionless, p.PID)
+			c.note("%s gets a session of its own: the leader of its session is outside of its pid namespace", who(p))
+		}
 	}
 	if uid, foreign := otherUser(p); foreign && !host.SysResource {
 		refuse(fmt.Sprintf("it runs as user %d, whose limits can be read only with CAP_SYS_RESOURCE, which this host's root lacks", uid),

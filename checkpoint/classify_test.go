@@ -108,8 +108,19 @@ func TestClassifyProblems(t *testing.T) {
 			want:  []string{"process process 100 (svc100): process 7 traces it, and CRIU must | end the debugger or strace first"},
 		},
 		{
-			name:  "session outside",
-			scene: one(func(p *proc.Process) { p.NSpid, p.NSsid = []int{100, 1}, []int{90, 0} }),
+			name:  "session outside, gets its own",
+			scene: one(func(p *proc.Process) { p.NSpid, p.NSsid, p.NSpgid = []int{100, 1}, []int{90, 0}, []int{90, 0} }),
+		},
+		{
+			name: "session outside, with a terminal",
+			scene: one(func(p *proc.Process) {
+				p.NSpid, p.NSsid, p.NSpgid, p.Terminal = []int{100, 1}, []int{90, 0}, []int{90, 0}, 34816
+			}),
+			want: []string{"process process 100 (svc100): the leader of its session is outside of its pid namespace | start it with setsid, e.g. unshare --pid --fork setsid COMMAND"},
+		},
+		{
+			name:  "session outside, leads a group",
+			scene: one(func(p *proc.Process) { p.NSpid, p.NSsid, p.NSpgid = []int{100, 1}, []int{90, 0}, []int{100, 1} }),
 			want:  []string{"process process 100 (svc100): the leader of its session is outside of its pid namespace | start it with setsid, e.g. unshare --pid --fork setsid COMMAND"},
 		},
 		{

@@ -64,6 +64,21 @@ func parseStatus(p *Process, b []byte) (kernel bool, err error) {
 	return kernel, nil
 }
 
+// parseTerminal reads the controlling terminal's device number from /proc/PID/stat. The name in parentheses may
+// contain anything, so fields are counted from the last one.
+func parseTerminal(b []byte) (int, error) {
+	i := bytes.LastIndexByte(b, ')')
+	fields := strings.Fields(string(b[i+1:])) // state ppid pgrp session tty_nr
+	if i < 0 || len(fields) < 5 {
+		return 0, fmt.Errorf("stat: %w %q", ErrMalformed, b)
+	}
+	n, err := strconv.Atoi(fields[4])
+	if err != nil {
+		return 0, fmt.Errorf("stat: %w terminal: %w", ErrMalformed, err)
+	}
+	return n, nil
+}
+
 // parseFDInfo reads /proc/PID/fdinfo/N into f. Its first four keys are common to all files.
 func parseFDInfo(f *FD, b []byte) error {
 	f.TTY = -1

@@ -48,7 +48,7 @@ func process(pid, ppid int, state byte, nspid string, netns int) map[string]stri
 	}
 	for name, content := range map[string]string{
 		"/task/" + p + "/status": status, "/task/" + p + "/ns/net": fmt.Sprintf("->net:[%d]", netns),
-		"/cmdline": fmt.Sprintf("/bin/proc%d\x00-v\x00", pid), "/maps": "", "/mountinfo": "", "/fd/x": "", "/fdinfo/x": "",
+		"/cmdline": fmt.Sprintf("/bin/proc%d\x00-v\x00", pid), "/stat": "1 (a) b) S 1 1 1 34816 -1", "/maps": "", "/mountinfo": "", "/fd/x": "", "/fdinfo/x": "",
 		"/exe": "->/bin/proc", "/cwd": "->/", "/root": "->/",
 		"/ns/net": fmt.Sprintf("->net:[%d]", netns), "/ns/mnt": "->mnt:[1]", "/ns/pid": "->pid:[2]",
 		"/ns/user": "->user:[3]", "/ns/uts": "->uts:[4]", "/ns/ipc": "->ipc:[5]", "/ns/cgroup": "->cgroup:[6]", "/ns/time": "->time:[7]",
@@ -128,7 +128,7 @@ FutureKey:	whatever
 		Threads: []Thread{{42, 7, 99}, {9, 2, 0}, {43, 8, 98}},
 		Comm:    "odd name", Cmdline: []string{"odd name", "", "-x"},
 		Exe: "/usr/bin/odd name (deleted)", Cwd: "/", Root: "/",
-		UIDs: [4]int{1000, 1001, 1002, 1003}, GIDs: [4]int{10, 11, 12, 13}, Seccomp: 2,
+		UIDs: [4]int{1000, 1001, 1002, 1003}, GIDs: [4]int{10, 11, 12, 13}, Terminal: 34816, Seccomp: 2,
 		NS: Namespaces{Cgroup: 6, IPC: 5, Mnt: 1, Net: 99, PID: 2, Time: 7, User: 3, UTS: 4},
 		FDs: []FD{
 			{Num: 0, Target: "/dev/null", Flags: 0o100001, Pos: 12, MntID: 24, TTY: -1},

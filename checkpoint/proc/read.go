@@ -131,6 +131,12 @@ func (d Dir) readNames(p *Process) error {
 	if b = bytes.TrimSuffix(b, []byte{0}); len(b) > 0 {
 		p.Cmdline = strings.Split(string(b), "\x00")
 	}
+	if b, err = os.ReadFile(d.path(p.PID, "stat")); err != nil {
+		return err
+	}
+	if p.Terminal, err = parseTerminal(b); err != nil {
+		return err
+	}
 	for _, l := range []struct {
 		name string
 		into *string
