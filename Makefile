@@ -24,6 +24,9 @@ export GORACE := atexit_sleep_ms=0
 # The end-to-end tests, and those of the hosts they build, need root: `make unit` leaves them to `make e2e`.
 unit_packages = $$($(GO) list ./... | grep -Ev '/e2e(/|$$)')
 
+# Flags of the benchmark: make bench BENCH='-run routes -json result.json'
+BENCH ?=
+
 .PHONY: help
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "%-10s %s\n", $$1, $$2}' Makefile
@@ -80,6 +83,14 @@ e2e: ## end-to-end tests: hosts of namespaces, real services, real clients (root
 	CGO_ENABLED=1 $(GO) test -race -p 1 $$($(GO) list ./e2e/... | grep -v '/e2e$$')
 	CGO_ENABLED=1 $(GO) test -c -race -o bin/e2e.test ./e2e
 	cd e2e && ../bin/e2e.test -test.timeout $(E2E_TIMEOUT) -test.run '$(RUN)'
+
+.PHONY: bench
+bench: ## how fast namespaces are captured and built, beside iproute2 and nft (root, minutes)
+	@$(GO) run ./e2e/bench $(BENCH)
+
+.PHONY: bench-quick
+bench-quick: BENCH += -quick
+bench-quick: bench ## the same in less than a minute, with more noise
 
 .PHONY: clean
 clean: ## remove what was built

@@ -1,0 +1,191 @@
+// Bench measures how fast namespaces are captured and built, side by side with iproute2 and nft on the same
+// machine in the same run. It judges nothing but the figures it prints: absolute times are those of this machine,
+// ratios and medians are what to look at.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"regexp"
+	"runtime"
+	"runtime/pprof"
+	"slices"
+	"strings"
+	"syscall"
+	"text/tabwriter"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+type options struct {
+	rounds, routes int
+	only           *regexp.Regexp
+}
+
+func run(ctx context.Context) error {
+	quick := flag.Bool("quick", false, "fewer rounds, and a tenth of the million routes")
+	only := flag.String("run", ".", "pattern of scenes to run")
+	file := flag.String("json", "", "write the results to this file too")
+	profile := flag.String("cpuprofile", "", "write a CPU profile to this file")
+	million := flag.Int(millionFlag, 0, "move this many routes from the namespace at descriptor 3; the bench calls itself so")
+	flag.Parse()
+	if os.Geteuid() != 0 {
+		return errors.New("building namespaces needs root: run it with sudo")
+	}
+	if *profile != "" {
+		f, err := os.Create(*profile)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		if err := pprof.StartCPUProfile(f); err != nil {
+			return err
+		}
+		defer pprof.StopCPUProfile()
+	}
+	if *million > 0 {
+		return moveMany(ctx, *million, os.Stdout)
+	}
+	pattern, err := regexp.Compile(*only)
+	if err != nil {
+		return err
+	}
+	o := options{rounds: 7, routes: 1_000_000, only: pattern}
+	if *quick {
+		o.rounds, o.routes = 3, 100_000
+	}
+	report := Report{Machine: machine(), Rounds: o.rounds}
+	fmt.Println(report.Machine)
+	report.Results, err = measure(ctx, o)
+	report.print(os.Stdout)
+	if *file == "" {
+		return err
+	}
+	text, failed := json.MarshalIndent(report, "", "  ")
+	if failed == nil {
+		failed = os.WriteFile(*file, append(text, '\n'), 0o644)
+	}
+	return errors.Join(err, failed)
+}
+
+// machine says what the figures were measured on.
+func machine() string {
+	var u unix.Utsname
+	if err := unix.Uname(&u); err != nil {
+		return "unknown machine"
+	}
+	model := "unknown processor"
+	if info, err := os.ReadFile("/proc/cpuinfo"); err == nil {
+		if m := regexp.MustCompile(`model name\s*: (.*)`).FindSubmatch(info); m != nil {
+			model = string(m[1])
+		}
+	}
+	load, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		load = []byte("unknown")
+	}
+	return fmt.Sprintf("%d cores (%s), Linux %s, %s, load %s", runtime.NumCPU(), model, unix.ByteSliceToString(u.Release[:]),
+		runtime.Version(), strings.Join(strings.Fields(string(load))[:1], ""))
+}
+
+// Report is what a run found out.
+type Report struct {
+	Machine string   `json:"machine"`
+	Rounds  int      `json:"rounds"`
+	Results []Result `json:"results"`
+}
+
+// Result is one line of the table. Its unit is milliseconds or MiB.
+type Result struct {
+	Name   string  `json:"name"`
+	Unit   string  `json:"unit"`
+	Ours   Sample  `json:"ours"`
+	Rival  string  `json:"rival,omitempty"` // the tool that does the same; there may be none
+	Theirs *Sample `json:"theirs,omitempty"`
+	Ratio  float64 `json:"ratio,omitempty"` // how many times faster than the tool
+	Goal   string  `json:"goal,omitempty"`
+	Met    bool    `json:"met,omitempty"`
+}
+
+// Sample sums up the rounds.
+type Sample struct {
+	Median float64 `json:"median"`
+	Min    float64 `json:"min"`
+	Max    float64 `json:"max"`
+}
+
+func sampleOf(values []float64) Sample {
+	slices.Sort(values)
+	return Sample{Median: values[len(values)/2], Min: values[0], Max: values[len(values)-1]}
+}
+
+func milliseconds(times []time.Duration) Sample {
+	values := make([]float64, len(times))
+	for i, t := range times {
+		values[i] = float64(t) / float64(time.Millisecond)
+	}
+	return sampleOf(values)
+}
+
+// faster compares a sample of ours with one of a tool's.
+func faster(name string, ours Sample, rival string, theirs Sample, goal float64) Result {
+	r := Result{Name: name, Unit: "ms", Ours: ours, Rival: rival, Theirs: &theirs, Ratio: theirs.Median / ours.Median}
+	r.Goal, r.Met = fmt.Sprintf(">= %gx", goal), r.Ratio >= goal
+	return r
+}
+
+// within compares a sample with a bound.
+func within(name, unit string, ours Sample, bound float64) Result {
+	return Result{Name: name, Unit: unit, Ours: ours, Goal: fmt.Sprintf("<= %g %s", bound, unit), Met: ours.Median <= bound}
+}
+
+func (s Sample) String() string {
+	if s.Min == s.Max {
+		return number(s.Median)
+	}
+	return fmt.Sprintf("%s (%s..%s)", number(s.Median), number(s.Min), number(s.Max))
+}
+
+func number(f float64) string {
+	switch {
+	case f < 10:
+		return fmt.Sprintf("%.2f", f)
+	case f < 100:
+		return fmt.Sprintf("%.1f", f)
+	}
+	return fmt.Sprintf("%.0f", f)
+}
+
+func (r *Report) print(out io.Writer) {
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "what\tunit\tnsmigrate\ttool\tits median\tfaster\tgoal\t")
+	for _, x := range r.Results {
+		theirs, ratio, verdict := "", "", ""
+		if x.Theirs != nil {
+			theirs, ratio = x.Theirs.String(), number(x.Ratio)+"x"
+		}
+		if x.Goal != "" && !x.Met {
+			verdict = "missed"
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", x.Name, x.Unit, x.Ours, x.Rival, theirs, ratio, x.Goal, verdict)
+	}
+	w.Flush()
+	fmt.Fprintf(out, "Medians of %d rounds (min..max). Ours is a whole capture or build, with links, sysctls and filters; a tool does its part alone,\n"+
+		"in a namespace whose links are there already. A tool's time includes its start, about 2 ms.\n", r.Rounds)
+}

@@ -1,0 +1,369 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"time"
+
+	"github.com/nsmigrate/nsmigrate/netstate"
+	"github.com/nsmigrate/nsmigrate/netstate/ns"
+)
+
+// scene is a namespace with many objects of one kind, and how the usual tool takes and makes them.
+type scene struct {
+	name  string
+	kind  netstate.Kind
+	count int    // how many objects a capture holds at least; 0 does not look
+	stage string // shell commands for what must be there before the objects
+	input string // what the tool reads to make them
+	apply []tool // the first also makes the namespace that is captured
+	save  []tool
+	goal  float64 // how many times faster than apply
+}
+
+// tool is a command of iproute2 or nft.
+type tool struct {
+	name string
+	args []string // FILE stands for a file with the input
+	from string   // a command whose output is the input, in place of the scene's
+}
+
+const twoEnds = `ip link set lo up
+	ip link add e0 type veth peer name e1; ip link set e0 up; ip link set e1 up; ip addr add 10.0.0.1/8 dev e0`
+
+func command(line string) tool { return tool{name: line, args: strings.Fields(line)} }
+
+func batch() tool { return tool{name: "ip -batch", args: []string{"ip", "-batch", "FILE"}} }
+
+// restore is one of iproute2's pairs of save and restore.
+func restore(object string) tool {
+	return tool{
+		name: "ip " + object + " restore", args: []string{"sh", "-c", "ip " + object + " restore <FILE"},
+		from: "ip " + object + " save",
+	}
+}
+
+func scenes() []scene {
+	var routes, addresses, neighbours, links, rules, elements strings.Builder
+	for i := range 50_000 {
+		fmt.Fprintf(&routes, "route add 100.%d.%d.0/24 via 10.0.0.9\n", i>>8, i&0xff)
+	}
+	for i := range 2_000 {
+		fmt.Fprintf(&addresses, "addr add 10.%d.%d.1/32 dev e0\n", 1+i>>8, i&0xff)
+	}
+	for i := range 10_000 {
+		fmt.Fprintf(&neighbours, "neigh add 10.1.%d.%d lladdr 02:00:00:00:%02x:%02x dev e0 nud permanent\n", i>>8, i&0xff, i>>8, i&0xff)
+	}
+	links.WriteString("link add br0 type bridge\nlink set br0 up\n")
+	for i := range 249 {
+		fmt.Fprintf(&links, "link add p%d type veth peer name q%d\nlink set p%d master br0 up\nlink set q%d up\n", i, i, i, i)
+	}
+	rules.WriteString("table inet r {\nchain in {\ntype filter hook input priority 0\n")
+	for i := range 10_000 {
+		fmt.Fprintf(&rules, "ip saddr 10.%d.%d.1 tcp dport %d counter accept\n", i>>8, i&0xff, 1+i)
+	}
+	elements.WriteString("table inet e {\nset s {\ntype ipv4_addr . inet_service\nelements = {\n")
+	for i := range 100_000 {
+		fmt.Fprintf(&elements, "10.%d.%d.%d . %d,\n", i>>16, i>>8&0xff, i&0xff, 1+i&0x3fff)
+	}
+	nft := tool{name: "nft -f", args: []string{"nft", "-f", "FILE"}}
+	list := []tool{command("nft list ruleset"), command("nft -j list ruleset")}
+	return []scene{
+		{
+			name: "50,000 routes", kind: netstate.KindRoute, count: 50_000, stage: twoEnds, input: routes.String(), goal: 3,
+			apply: []tool{batch(), restore("route")}, save: []tool{command("ip route save"), command("ip route show")},
+		},
+		{
+			name: "2,000 addresses", kind: netstate.KindAddress, count: 2_000, stage: twoEnds, input: addresses.String(), goal: 3,
+			apply: []tool{batch(), restore("addr")}, save: []tool{command("ip addr save"), command("ip addr show")},
+		},
+		{
+			name: "10,000 neighbours", kind: netstate.KindNeigh, count: 10_000, stage: twoEnds, input: neighbours.String(), goal: 3,
+			apply: []tool{batch()}, save: []tool{command("ip neigh show nud all")},
+		},
+		{
+			name: "500 links", kind: netstate.KindLink, count: 500, stage: "ip link set lo up", input: links.String(), goal: 3,
+			apply: []tool{batch()}, save: []tool{command("ip -d link show")},
+		},
+		{
+			name: "10,000 nft rules", kind: netstate.KindNFTables, count: 10_000, stage: "true", input: rules.String() + "}\n}\n", goal: 1,
+			apply: []tool{nft}, save: list,
+		},
+		{
+			name: "100,000 set elements", kind: netstate.KindNFTables, stage: "true", input: elements.String() + "}\n}\n}\n", goal: 1,
+			apply: []tool{nft}, save: list,
+		},
+	}
+}
+
+const captureGoal = 3
+
+// bench holds what the scenes share.
+type bench struct {
+	options
+	host *ns.NS // where uplinks end
+	dir  string // files for the tools
+	open []*ns.NS
+}
+
+func measure(ctx context.Context, o options) (results []Result, err error) {
+	b := &bench{options: o}
+	if b.dir, err = os.MkdirTemp("", "nsmigrate-bench"); err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(b.dir)
+	if b.host, err = ns.Create(); err != nil {
+		return nil, err
+	}
+	defer b.host.Close()
+	type part struct {
+		name string
+		run  func(context.Context) ([]Result, error)
+	}
+	var parts []part
+	for _, s := range scenes() {
+		parts = append(parts, part{s.name, func(ctx context.Context) ([]Result, error) { return b.scene(ctx, &s) }})
+	}
+	parts = append(parts, part{"container", b.container}, part{"many routes", b.many})
+	var failures []error // one scene's does not hide the figures of the others
+	for _, p := range parts {
+		if !b.only.MatchString(p.name) {
+			continue
+		}
+		start := time.Now()
+		r, err := p.run(ctx)
+		b.clean()
+		if err != nil {
+			failures = append(failures, fmt.Errorf("%s: %w", p.name, err))
+		}
+		results = append(results, r...)
+		fmt.Fprintf(os.Stderr, "%s: %s\n", p.name, time.Since(start).Round(100*time.Millisecond))
+	}
+	return results, errors.Join(failures...)
+}
+
+// fresh makes a namespace that lives until the scene is over: the kernel takes namespaces down in the
+// background, and that must not count for what is measured meanwhile.
+func (b *bench) fresh() (*ns.NS, error) {
+	n, err := ns.Create()
+	if err == nil {
+		b.open = append(b.open, n)
+	}
+	return n, err
+}
+
+func (b *bench) clean() {
+	for _, n := range b.open {
+		n.Close()
+	}
+	b.open = nil
+	time.Sleep(time.Second)
+}
+
+// run runs a tool inside a namespace and says how long it took.
+func (b *bench) run(ctx context.Context, n *ns.NS, t tool, file string) (time.Duration, error) {
+	args := make([]string, len(t.args))
+	for i, a := range t.args {
+		args[i] = strings.ReplaceAll(a, "FILE", file)
+	}
+	var took time.Duration
+	err := n.Do(func() error {
+		cmd := exec.CommandContext(ctx, args[0], args[1:]...)
+		var complaint bytes.Buffer
+		cmd.Stderr = &complaint
+		start := time.Now()
+		err := cmd.Run()
+		took = time.Since(start)
+		if err != nil {
+			return fmt.Errorf("%s: %w: %s", t.name, err, bytes.TrimSpace(complaint.Bytes()))
+		}
+		return nil
+	})
+	return took, err
+}
+
+// shell runs commands inside a namespace.
+func (b *bench) shell(ctx context.Context, n *ns.NS, script string) error {
+	_, err := b.run(ctx, n, tool{name: "shell", args: []string{"sh", "-euc", script}}, "")
+	return err
+}
+
+func (b *bench) capture(ctx context.Context, n *ns.NS, prev *netstate.State) (*netstate.State, time.Duration, error) {
+	runtime.GC() // what earlier rounds left behind is not this one's
+	start := time.Now()
+	s, err := netstate.Capture(ctx, n, netstate.CaptureOptions{Host: b.host, Prev: prev})
+	return s, time.Since(start), err
+}
+
+func (b *bench) build(ctx context.Context, n *ns.NS, s *netstate.State, host *ns.NS) (time.Duration, error) {
+	runtime.GC()
+	start := time.Now()
+	err := netstate.Build(ctx, n, s, netstate.BuildOptions{Host: host})
+	return time.Since(start), err
+}
+
+func (b *bench) scene(ctx context.Context, s *scene) ([]Result, error) {
+	source, err := b.fresh()
+	if err != nil {
+		return nil, err
+	}
+	input := filepath.Join(b.dir, "input")
+	if err := os.WriteFile(input, []byte(s.input), 0o600); err != nil {
+		return nil, err
+	}
+	if err := b.shell(ctx, source, s.stage); err != nil {
+		return nil, err
+	}
+	if _, err := b.run(ctx, source, s.apply[0], input); err != nil {
+		return nil, err
+	}
+	files := make([]string, len(s.apply))
+	for i, t := range s.apply {
+		files[i] = input
+		if t.from == "" {
+			continue
+		}
+		files[i] = filepath.Join(b.dir, fmt.Sprintf("saved%d", i))
+		if err := b.shell(ctx, source, t.from+" >"+files[i]); err != nil {
+			return nil, err
+		}
+	}
+	captured, applied := make([]time.Duration, b.rounds), make([]time.Duration, b.rounds)
+	saves, applies := make([][]time.Duration, len(s.save)), make([][]time.Duration, len(s.apply))
+	for round := range b.rounds {
+		state, took, err := b.capture(ctx, source, nil)
+		if err != nil {
+			return nil, err
+		}
+		captured[round] = took
+		for i, t := range s.save {
+			if took, err = b.run(ctx, source, t, ""); err != nil {
+				return nil, err
+			}
+			saves[i] = append(saves[i], took)
+		}
+		if applied[round], err = b.again(ctx, s, state); err != nil {
+			return nil, err
+		}
+		for i, t := range s.apply {
+			n, err := b.fresh()
+			if err != nil {
+				return nil, err
+			}
+			if err := b.shell(ctx, n, s.stage); err != nil {
+				return nil, err
+			}
+			if took, err = b.run(ctx, n, t, files[i]); err != nil {
+				return nil, err
+			}
+			applies[i] = append(applies[i], took)
+		}
+	}
+	var results []Result
+	for i, t := range s.save {
+		results = append(results, faster(s.name+": capture", milliseconds(captured), t.name, milliseconds(saves[i]), captureGoal))
+	}
+	for i, t := range s.apply {
+		results = append(results, faster(s.name+": apply", milliseconds(applied), t.name, milliseconds(applies[i]), s.goal))
+	}
+	return results, nil
+}
+
+// again builds a state in a fresh namespace, and looks whether it is there.
+func (b *bench) again(ctx context.Context, s *scene, state *netstate.State) (time.Duration, error) {
+	n, err := b.fresh()
+	if err != nil {
+		return 0, err
+	}
+	took, err := b.build(ctx, n, state, b.host)
+	if err != nil {
+		return 0, err
+	}
+	built, _, err := b.capture(ctx, n, nil)
+	if err != nil {
+		return 0, err
+	}
+	want, have := len(state.Messages[s.kind]), len(built.Messages[s.kind])
+	if have != want || have < s.count {
+		return 0, fmt.Errorf("built %d of %d objects of kind %s", have, want, s.kind)
+	}
+	return took, nil
+}
+
+// typical is what container engines make: a loopback device, a veth to a bridge, two addresses, five routes, and
+// twenty rules.
+const typical = `ip link set lo up
+	ip addr add 10.0.0.2/24 dev eth0; ip addr add fd00::2/64 dev eth0 nodad; ip link set eth0 up
+	ip route add default via 10.0.0.1; ip -6 route add default via fd00::1
+	for i in 1 2 3; do ip route add 192.0.$i.0/24 via 10.0.0.$i; done
+	nft add table inet filter; nft 'add chain inet filter input { type filter hook input priority 0; }'
+	for i in $(seq 20); do echo "add rule inet filter input ip saddr 10.1.1.$i tcp dport $i accept"; done | nft -f -`
+
+func (b *bench) container(ctx context.Context) ([]Result, error) {
+	source, err := b.fresh()
+	if err != nil {
+		return nil, err
+	}
+	if err := b.shell(ctx, b.host, `ip link add br0 type bridge; ip link set br0 up`); err != nil {
+		return nil, err
+	}
+	// Descriptor 3 is the child's: ip(8) takes a process or a name, and a name would have to be given and taken away.
+	err = b.host.Do(func() error {
+		cmd := exec.CommandContext(ctx, "sh", "-euc", "ip link add veth-svc type veth peer name eth0 netns /proc/self/fd/3; ip link set veth-svc master br0 up")
+		cmd.ExtraFiles = []*os.File{source.File()}
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("%w: %s", err, out)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := b.shell(ctx, source, typical); err != nil {
+		return nil, err
+	}
+	first, _, err := b.capture(ctx, source, nil)
+	if err != nil {
+		return nil, err
+	}
+	var full, again, built []time.Duration
+	for range 5 * b.rounds {
+		s, took, err := b.capture(ctx, source, nil)
+		if err != nil {
+			return nil, err
+		}
+		full = append(full, took)
+		if _, took, err = b.capture(ctx, source, first); err != nil {
+			return nil, err
+		}
+		again = append(again, took)
+		target, err := b.fresh()
+		if err != nil {
+			return nil, err
+		}
+		host, err := b.fresh()
+		if err != nil {
+			return nil, err
+		}
+		if err := b.shell(ctx, host, `ip link add br0 type bridge; ip link set br0 up`); err != nil {
+			return nil, err
+		}
+		if took, err = b.build(ctx, target, s, host); err != nil {
+			return nil, err
+		}
+		built = append(built, took)
+	}
+	return []Result{
+		within("container: capture", "ms", milliseconds(full), 2),
+		within("container: capture again, for the switch", "ms", milliseconds(again), 2),
+		within("container: build", "ms", milliseconds(built), 10),
+	}, nil
+}
