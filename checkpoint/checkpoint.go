@@ -130,6 +130,7 @@ func (d *dump) survey(ctx context.Context) error {
 	if len(found.Trees) == 0 && len(problems) == 0 {
 		problems = append(problems, Problem{Kind: "target", Object: d.target.String(), Reason: "no process lives in it", Remedy: "start the service in it first"})
 	}
+	problems = append(problems, CheckLoopback(d.state)...)
 	problems = append(problems, problemsOf(d.state)...)
 	kept, losses := allow(problems, d.opts.AllowLoss)
 	if err := Refuse("dump", kept); err != nil {
@@ -203,7 +204,10 @@ func (d *dump) prepare(ctx context.Context) error {
 		return err
 	}
 	d.trees, err = startCRIU(d.criu, d.image(), filepath.Join(d.scratch, "logs"), d.target.ns, d.report.Manifest.Trees, d.live)
-	return err
+	if err != nil {
+		return err
+	}
+	return d.trees.request(ctx, d.opts)
 }
 
 // drain empties the accept queues: CRIU can't save connections that the service has not accepted.
@@ -227,7 +231,7 @@ func (d *dump) drain(ctx context.Context) error {
 // still, or runs again if it is to be left running.
 func (d *dump) freezeAndWrite(ctx context.Context, store Store) error {
 	d.clock.Phase(phaseFreeze, true)
-	if err := d.trees.freeze(ctx, d.opts); err != nil {
+	if err := d.trees.freeze(ctx); err != nil {
 		return err
 	}
 	// Locked only now: what came in until the freeze is in the receive queues and wakes the service up at

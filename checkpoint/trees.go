@@ -90,8 +90,9 @@ func (t *tree) open(path string) (*os.File, error) {
 	return f, err
 }
 
-// freeze freezes every tree and stops there: nothing of them has been read yet.
-func (ts trees) freeze(ctx context.Context, opts Options) error {
+// request has every criu take up its dump and stop before it touches anything. What criu wants to know of the kernel
+// it finds out here, over the loopback device if it must, so nothing may be held back yet.
+func (ts trees) request(ctx context.Context, opts Options) error {
 	return ts.each(func(t *tree) error {
 		o := criu.DumpOptions{
 			PID:          t.facts.HostRoot,
@@ -115,8 +116,13 @@ func (ts trees) freeze(ctx context.Context, opts Options) error {
 		if t.session, err = t.criu.Dump(o); err != nil {
 			return err
 		}
-		return t.session.Advance(ctx, criu.QueryExtFiles)
+		return t.session.Advance(ctx, criu.PreDump)
 	})
+}
+
+// freeze freezes every tree and stops there: nothing of them has been read yet.
+func (ts trees) freeze(ctx context.Context) error {
+	return ts.each(func(t *tree) error { return t.session.Advance(ctx, criu.QueryExtFiles) })
 }
 
 // redirect takes the datagram sockets of frozen trees off their peers outside, or connects them again.

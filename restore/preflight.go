@@ -36,6 +36,7 @@ func (r *restoring) preflight(ctx context.Context) error {
 			return err
 		}
 		problems = append(problems, r.checkHost(version)...)
+		problems = append(problems, checkpoint.CheckLoopback(r.state)...)
 	}
 	problems = append(problems, r.checkName()...)
 	problems = append(problems, r.checkPIDs()...)

@@ -87,12 +87,15 @@ func (r *restoring) bringToLife(ctx context.Context) error {
 		return err
 	}
 	r.clock.Phase("prepare trees", false)
-	if err := r.prepareTrees(); err != nil {
+	if err := r.prepareTrees(ctx); err != nil {
+		return err
+	}
+	if err := r.lock.Hold(ctx); err != nil {
 		return err
 	}
 	r.clock.Phase("restore trees", false)
 	for _, t := range r.trees {
-		if err := t.restore(ctx, r.report.TCPClose); err != nil {
+		if err := t.restore(ctx); err != nil {
 			return err
 		}
 	}
@@ -110,7 +113,7 @@ func (r *restoring) bringToLife(ctx context.Context) error {
 	return r.goLive(ctx)
 }
 
-// buildNamespace makes the namespace, mute and cut off from the outside.
+// buildNamespace makes the namespace, cut off from the outside.
 func (r *restoring) buildNamespace(ctx context.Context) error {
 	var err error
 	if r.scratch, err = checkpoint.Scratch(""); err != nil {
@@ -129,9 +132,6 @@ func (r *restoring) buildNamespace(ctx context.Context) error {
 	if r.lock, err = lock.Open(r.ns); err != nil {
 		return err
 	}
-	if err := r.lock.Hold(ctx); err != nil {
-		return err
-	}
 	return netstate.Build(ctx, r.ns, r.state, r.buildOptions())
 }
 
@@ -143,13 +143,16 @@ func (r *restoring) buildOptions() netstate.BuildOptions {
 }
 
 // prepareTrees starts a criu for every tree in the surroundings it needs.
-func (r *restoring) prepareTrees() error {
+func (r *restoring) prepareTrees(ctx context.Context) error {
 	stdio := r.opts.Stdio
 	for i := range r.manifest.Trees {
 		t := &tree{index: i, facts: &r.manifest.Trees[i], newPID: r.newPIDs[i]}
 		r.trees = append(r.trees, t)
 		r.undo.push("end a restored tree", t.kill)
 		if err := t.prepare(r.criuPath, r.dir, r.scratch, r.report.NetNS, r.ns, stdio); err != nil {
+			return err
+		}
+		if err := t.request(ctx, r.report.TCPClose); err != nil {
 			return err
 		}
 	}

@@ -102,8 +102,9 @@ func (t *tree) keep(f *os.File, err error) (*os.File, error) {
 	return f, err
 }
 
-// restore lets criu rebuild the tree and holds it there: complete, and nothing runs.
-func (t *tree) restore(ctx context.Context, tcpClose bool) error {
+// request has criu take up the restore and stop before it makes anything. What criu wants to know of the kernel it
+// finds out here, over the loopback device if it must, so the namespace must not be locked yet.
+func (t *tree) request(ctx context.Context, tcpClose bool) error {
 	o := criu.RestoreOptions{TCPClose: tcpClose, Root: t.root, ShellJob: t.facts.ShellJob}
 	if t.facts.MountNS == checkpoint.MountOwn {
 		o.External = []string{"mnt[]"}
@@ -113,8 +114,11 @@ func (t *tree) restore(ctx context.Context, tcpClose bool) error {
 	if t.session, err = t.criu.Restore(o); err != nil {
 		return err
 	}
-	return t.session.Advance(ctx, criu.PostRestore)
+	return t.session.Advance(ctx, criu.PreRestore)
 }
+
+// restore lets criu rebuild the tree and holds it there: complete, and nothing runs.
+func (t *tree) restore(ctx context.Context) error { return t.session.Advance(ctx, criu.PostRestore) }
 
 // pids returns the tree's processes as this host sees them, by their ids in the tree's own pid namespace.
 func (t *tree) pids(netns uint64) (map[int]int, error) {
