@@ -170,6 +170,8 @@ func dumpFilters(ctx context.Context, c *rawnl.Conn, places []tcmsg) (chains, fi
 		for _, m := range some {
 			used[chainOf(m)] = true
 		}
+		// The kernel shows chains in the order in which they were made, which has no meaning.
+		slices.SortStableFunc(some, func(a, b rawnl.Message) int { return cmp.Compare(chainOf(a), chainOf(b)) })
 		filters = append(filters, some...)
 		made, err := dump(ctx, c, typeChain, at, func(m rawnl.Message) bool {
 			return here(m) && (kindOf(m) != "" || !used[chainOf(m)])
@@ -182,7 +184,8 @@ func dumpFilters(ctx context.Context, c *rawnl.Conn, places []tcmsg) (chains, fi
 			h.parent = at.parent // the kernel tells that of the qdisc, which may have two places
 			made[i] = message(m.Type, h, attrsOf(m))
 		}
-		chains = append(chains, made...)
+		// Where an action refers to a chain that doesn't exist, the kernel shows the chains after it twice.
+		chains = append(chains, slices.CompactFunc(made, func(a, b rawnl.Message) bool { return chainOf(a) == chainOf(b) })...)
 	}
 	return chains, filters, nil
 }

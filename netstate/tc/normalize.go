@@ -85,10 +85,8 @@ func tidyAction(act []byte) []byte {
 }
 
 func tidyActionOptions(kind string, options []byte) []byte {
-	times := timesOf(kind)
-	return rawnl.Rewrite(options, func(a rawnl.Attr) (rawnl.Attr, bool) {
-		return a, times == 0 || a.Kind() != times
-	})
+	counters := countedBy(kind)
+	return rawnl.Rewrite(options, func(a rawnl.Attr) (rawnl.Attr, bool) { return a, !slices.Contains(counters, a.Kind()) })
 }
 
 // Normalize returns a message without what may differ between two equal objects, for comparison: the numbers

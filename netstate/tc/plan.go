@@ -116,9 +116,7 @@ func settableQdisc(kind string, options []byte) []byte {
 			return a, true
 		})
 	case "red", "choke":
-		if parms := rawnl.Get(options, redParms); len(parms) == 16 {
-			return rawnl.AppendAttr(slices.Clone(options), redStab, idleTable())
-		}
+		return settableRED(options)
 	case "tbf":
 		if parms := rawnl.Get(options, tbfParms); len(parms) == 36 && rawnl.Get(options, tbfBurst) == nil {
 			rate := uint64(binary.NativeEndian.Uint32(parms[8:]))
@@ -184,6 +182,19 @@ func settableSFQ(options []byte) []byte {
 	binary.NativeEndian.PutUint32(out[limitAt:], 0)
 	binary.NativeEndian.PutUint32(out[flowsAt:], 0)
 	return out
+}
+
+// settableRED adds the table that the kernel doesn't show, and leaves the flags in one of the two places where it
+// shows them (red_get_flags in include/net/red.h).
+func settableRED(options []byte) []byte {
+	twice := rawnl.Get(options, redFlags) != nil
+	out := rawnl.Rewrite(options, func(a rawnl.Attr) (rawnl.Attr, bool) {
+		if a.Kind() == redParms && len(a.Data) == 16 && twice {
+			a.Data = append(slices.Clone(a.Data[:15]), 0)
+		}
+		return a, a.Kind() != redStab
+	})
+	return rawnl.AppendAttr(out, redStab, idleTable())
 }
 
 // burst returns the largest bucket, in bytes, that fills at a rate in the given time (in ticks of 64 ns). The
@@ -323,8 +334,12 @@ func settableFilter(m rawnl.Message, table uint32) rawnl.Message {
 	if inRoot {
 		h.handle &= u32NodeMask
 	}
+	tagged := kind == "flower" && hasVLAN(rawnl.Get(attrsOf(m), tcaOptions))
 	return message(m.Type, h, inOptions(attrsOf(m), func(a rawnl.Attr) (rawnl.Attr, bool) {
 		switch {
+		case tagged && a.Kind() == flowerEthType && len(a.Data) == 2:
+			// Shown is the protocol behind the tags, wanted the one before them, which is the filter's.
+			a.Data = binary.NativeEndian.AppendUint16(nil, uint16(h.info))
 		case inRoot && a.Kind() == u32Hash:
 			a.Data = u32(u32RootTable)
 		case where.actions != 0 && a.Kind() == where.actions:
@@ -341,6 +356,16 @@ func settableFilter(m rawnl.Message, table uint32) rawnl.Message {
 	}))
 }
 
+// hasVLAN reports whether a flower filter looks at a VLAN tag.
+func hasVLAN(options []byte) bool {
+	for _, kind := range []uint16{flowerVLANID, flowerVLANPrio, flowerVLANEthType, flowerCVLANEthType} {
+		if rawnl.Get(options, kind) != nil {
+			return true
+		}
+	}
+	return false
+}
+
 // settableAction returns the attributes that make an action. One that has the index of an action that exists is
 // that action.
 func settableAction(act []byte) []byte {
@@ -353,6 +378,13 @@ func settableAction(act []byte) []byte {
 		switch kind {
 		case "police":
 			a.Data = settablePolice(a.Data)
+		case "gate":
+			a.Data = rawnl.Rewrite(a.Data, func(f rawnl.Attr) (rawnl.Attr, bool) {
+				if f.Kind() == gateEntries {
+					f = marked(f)
+				}
+				return f, true
+			})
 		case "bpf":
 			a.Data = rawnl.Rewrite(a.Data, func(f rawnl.Attr) (rawnl.Attr, bool) {
 				return f, !slices.Contains([]uint16{actBPFFD, actBPFName, actBPFTag, actBPFID}, f.Kind())
@@ -360,6 +392,15 @@ func settableAction(act []byte) []byte {
 		}
 		return a, true
 	})
+}
+
+// marked returns a nested attribute that says so, as do those in it. The kernel insists on the marks that it leaves
+// out itself.
+func marked(a rawnl.Attr) rawnl.Attr {
+	return rawnl.Attr{Type: a.Type | unix.NLA_F_NESTED, Data: rawnl.Rewrite(a.Data, func(inner rawnl.Attr) (rawnl.Attr, bool) {
+		inner.Type |= unix.NLA_F_NESTED
+		return inner, true
+	})}
 }
 
 // settablePolice adds the tables that the kernel wants with a rate and makes no use of: it computes from the

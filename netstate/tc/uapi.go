@@ -53,6 +53,8 @@ const (
 	actUsedHWStats = 9
 	actInHWCount   = 10
 
+	gateEntries = 5
+
 	policeTBF  = 1
 	policeRate = 2
 	policePeak = 3
@@ -68,8 +70,9 @@ const (
 const (
 	redParms          = 1 // those of choke have the same numbers
 	redStab           = 2
-	redEarlyDropBlock = 4
-	redMarkBlock      = 5
+	redFlags          = 4
+	redEarlyDropBlock = 5
+	redMarkBlock      = 6
 
 	htbInit = 2
 
@@ -197,6 +200,15 @@ const (
 	u32RootTable = 0xfff00000 // TC_U32_ROOT
 )
 
+// Flower filters (TCA_FLOWER_KEY_*).
+const (
+	flowerEthType      = 8
+	flowerVLANID       = 23
+	flowerVLANPrio     = 24
+	flowerVLANEthType  = 25
+	flowerCVLANEthType = 79
+)
+
 // BPF filters (TCA_BPF_*) and actions (TCA_ACT_BPF_*).
 const (
 	bpfOpsLen  = 4
@@ -212,18 +224,20 @@ const (
 	actBPFID   = 9
 )
 
-// timesOf returns the attribute in which an action of a kind tells when it was made and used
+// countedBy returns the attributes in which an action of a kind tells when it was made and used, and how often
 // (linux/tc_act/*.h).
-func timesOf(kind string) uint16 {
+func countedBy(kind string) []uint16 {
 	switch kind {
 	case "gact", "mirred", "bpf", "simple", "gate", "mpls", "pedit", "sample", "skbedit", "skbmod", "tunnel_key", "vlan":
-		return 1
-	case "connmark", "csum", "ct", "ctinfo", "ife", "nat":
-		return 2
+		return []uint16{1}
+	case "connmark", "csum", "ct", "ife", "nat":
+		return []uint16{2}
+	case "ctinfo":
+		return []uint16{2, 8, 9, 10}
 	case "police":
-		return policeTM
+		return []uint16{policeTM}
 	}
-	return 0
+	return nil
 }
 
 // actionKinds lists the kinds of actions that the kernel has (net/sched/act_*.c).

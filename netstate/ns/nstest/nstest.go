@@ -105,7 +105,11 @@ func Compare(t testing.TB, what, before, after string) {
 		}
 	}
 	if len(diff) == 0 {
-		diff = []string{"in another order:", before, after}
+		i := 0
+		for i < len(a) && i < len(b) && a[i] == b[i] {
+			i++
+		}
+		diff = []string{"the order or number of lines, from line", fmt.Sprint(i), strings.Join(a[i:min(i+3, len(a))], "\n"), "or", strings.Join(b[i:min(i+3, len(b))], "\n")}
 	}
 	t.Errorf("%s differs:\n%s", what, strings.Join(diff, "\n"))
 }
