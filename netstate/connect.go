@@ -107,7 +107,7 @@ func peerUp(u *Uplink, peer int32) []Op {
 	slices.SortStableFunc(ops[first:], func(a, b Op) int {
 		ra, _ := parseRoute(a.Object)
 		rb, _ := parseRoute(b.Object)
-		return routeOrder(&ra, &rb)
+		return ra.rank() - rb.rank()
 	})
 	for _, data := range u.Neighs {
 		m := neighAdd(rawnl.Message{Type: unix.RTM_NEWNEIGH, Data: data})

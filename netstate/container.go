@@ -225,11 +225,17 @@ func readSection(r io.Reader) (kind uint16, body []byte, err error) {
 	if head[2] != 0 || head[3] != 0 || length == 0 || length > maxState {
 		return 0, nil, fmt.Errorf("%w: head of section %d", ErrMalformed, kind)
 	}
-	var buf bytes.Buffer
-	if _, err := io.CopyN(&buf, r, int64(length)); err != nil {
-		return 0, nil, readError(err)
+	for uint32(len(body)) < length {
+		// Doubled as bytes arrive, but never beyond the length: a large state is held once.
+		step := int(min(max(uint32(len(body)), 1<<16), length-uint32(len(body))))
+		body = slices.Grow(body, step)
+		n, err := io.ReadFull(r, body[len(body):len(body)+step])
+		body = body[:len(body)+n]
+		if err != nil {
+			return 0, nil, readError(err)
+		}
 	}
-	return kind, buf.Bytes(), nil
+	return kind, body, nil
 }
 
 func readError(err error) error {

@@ -21,7 +21,7 @@ func findLosses(ctx context.Context, n *ns.NS, nl *rawnl.Conn, links []link, nam
 	if err != nil {
 		return nil, err
 	}
-	routes, err := routeLosses(ctx, nl)
+	routes, err := routeLosses(ctx, n, nl)
 	if err != nil {
 		return nil, err
 	}
@@ -72,12 +72,30 @@ func qdiscLosses(ctx context.Context, nl *rawnl.Conn, names linkNames) ([]Loss, 
 }
 
 // routeLosses finds routes of families that are not carried.
-func routeLosses(ctx context.Context, nl *rawnl.Conn) ([]Loss, error) {
-	var losses []Loss
-	for _, f := range []struct {
+func routeLosses(ctx context.Context, n *ns.NS, nl *rawnl.Conn) ([]Loss, error) {
+	type family struct {
 		family byte
 		object string
-	}{{unix.AF_MPLS, "MPLS routes"}, {rtnlFamilyIPMR, "IPv4 multicast routes"}, {rtnlFamilyIP6MR, "IPv6 multicast routes"}} {
+		sign   string // is there if the kernel knows the family
+	}
+	families := []family{
+		{unix.AF_MPLS, "MPLS routes", "/proc/sys/net/mpls"},
+		{rtnlFamilyIPMR, "IPv4 multicast routes", "/proc/thread-self/net/ip_mr_cache"},
+		{rtnlFamilyIP6MR, "IPv6 multicast routes", "/proc/thread-self/net/ip6_mr_cache"},
+	}
+	// A family that the kernel lacks is answered with the routes of all families, which may be a million.
+	err := n.Do(func() error {
+		families = slices.DeleteFunc(families, func(f family) bool {
+			_, err := os.Stat(f.sign)
+			return errors.Is(err, os.ErrNotExist)
+		})
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	var losses []Loss
+	for _, f := range families {
 		req := rawnl.Message{Type: unix.RTM_GETROUTE, Data: make([]byte, unix.SizeofRtMsg)}
 		req.Data[0] = f.family
 		msgs, err := nl.Dump(ctx, req)
@@ -87,7 +105,6 @@ func routeLosses(ctx context.Context, nl *rawnl.Conn) ([]Loss, error) {
 		if err != nil {
 			return nil, fmt.Errorf("dump %s: %w", f.object, err)
 		}
-		// A family that the kernel lacks is answered with the routes of all families.
 		count := len(slices.DeleteFunc(msgs, func(m rawnl.Message) bool { return len(m.Data) == 0 || m.Data[0] != f.family }))
 		if count > 0 {
 			losses = append(losses, Loss{Kind: "route", Object: f.object, Reason: fmt.Sprintf("%d of them, which are not carried yet", count)})

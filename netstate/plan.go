@@ -412,22 +412,23 @@ func (p *planner) nexthops() []Op {
 }
 
 func (p *planner) routes() []Op {
-	type entry struct {
-		r  routeMsg
-		op Op
-	}
-	var list []entry
-	for _, m := range p.s.Messages[KindRoute] {
-		r, err := parseRoute(m)
-		if err != nil || p.sleeps(&r) {
-			continue
+	msgs := p.s.Messages[KindRoute]
+	places := make([]int, 0, len(msgs)) // rank and position: there may be a million of them
+	for i, m := range msgs {
+		if r, err := parseRoute(m); err == nil && !p.sleeps(&r) {
+			places = append(places, r.rank()<<32|i)
 		}
-		list = append(list, entry{r, Op{Verb: "add", Kind: KindRoute, Object: m, Msg: routeAdd(&r)}})
 	}
-	slices.SortStableFunc(list, func(a, b entry) int { return routeOrder(&a.r, &b.r) })
-	ops := make([]Op, len(list))
-	for i := range list {
-		ops[i] = list[i].op
+	slices.Sort(places)
+	ops := make([]Op, len(places))
+	for i, place := range places {
+		m := msgs[uint32(place)]
+		r, _ := parseRoute(m)
+		request := rawnl.Message{Type: m.Type, Flags: routeAddFlags, Data: m.Data}
+		if !r.asStated() {
+			request = routeAdd(&r)
+		}
+		ops[i] = Op{Verb: "add", Kind: KindRoute, Object: m, Msg: request}
 	}
 	return ops
 }
@@ -482,27 +483,15 @@ func (p *planner) settled() []Op {
 // still needed. Deletions come first, because what is there could stand in the way; only routes are deleted
 // last, because a gateway may have been reached through one that was removed later.
 func settle(kind Kind, have []rawnl.Message, want []Op) []Op {
-	wanted := make(map[string]int, len(want))
-	for _, op := range want {
-		wanted[identity(kind, op.Object)]++
-	}
-	present := map[string]int{}
-	var ops, deletions []Op
+	// What is there is little, even where very much is wanted: only that is remembered.
+	surplus := map[string]int{}
 	for _, m := range have {
-		key := identity(kind, m)
-		if wanted[key] > 0 {
-			wanted[key]--
-			present[key]++
-			continue
-		}
-		if del, ok := deletion(kind, m); ok {
-			deletions = append(deletions, Op{Verb: "delete", Kind: kind, Object: m, Msg: del})
-		}
+		surplus[identity(kind, m)]++
 	}
+	ops := make([]Op, 0, len(want))
 	for _, op := range want {
-		key := identity(kind, op.Object)
-		if present[key] > 0 {
-			present[key]--
+		if key := identity(kind, op.Object); surplus[key] > 0 {
+			surplus[key]--
 			continue
 		}
 		if kind == KindRoute {
@@ -512,6 +501,18 @@ func settle(kind Kind, have []rawnl.Message, want []Op) []Op {
 		}
 		ops = append(ops, op)
 	}
+	var deletions []Op
+	for _, m := range slices.Backward(have) { // of equal objects the first ones stay
+		key := identity(kind, m)
+		if surplus[key] == 0 {
+			continue
+		}
+		surplus[key]--
+		if del, ok := deletion(kind, m); ok {
+			deletions = append(deletions, Op{Verb: "delete", Kind: kind, Object: m, Msg: del})
+		}
+	}
+	slices.Reverse(deletions)
 	if kind == KindRoute {
 		return append(ops, deletions...)
 	}

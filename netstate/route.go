@@ -87,6 +87,21 @@ func (r *routeMsg) encode(typ uint16, attrs []rawnl.Attr) rawnl.Message {
 	return rawnl.Message{Type: typ, Data: rawnl.AppendAttrs(slices.Clone(r.hdr[:]), attrs)}
 }
 
+// asStated reports whether a dumped route has the form in which a request states it already, as nearly all of
+// IPv4's have: then the message serves as it is, and a million routes are not copied.
+func (r *routeMsg) asStated() bool {
+	if binary.NativeEndian.Uint32(r.hdr[8:])&^(unix.RTNH_F_ONLINK|unix.RTNH_F_PERVASIVE) != 0 {
+		return false
+	}
+	for _, a := range r.attrs {
+		switch a.Kind() {
+		case unix.RTA_CACHEINFO, unix.RTA_EXPIRES, unix.RTA_IIF, unix.RTA_UID, rtaNHID, unix.RTA_MULTIPATH:
+			return false
+		}
+	}
+	return true
+}
+
 // routeInput turns a dumped route into the form in which a request states it.
 func routeInput(r *routeMsg) routeMsg {
 	in := *r
@@ -139,9 +154,11 @@ func routeAdd(r *routeMsg) rawnl.Message {
 		in.attrs = append(in.attrs, u32Attr(unix.RTA_EXPIRES, left))
 	}
 	m := in.encode(unix.RTM_NEWROUTE, in.attrs)
-	m.Flags = unix.NLM_F_CREATE | unix.NLM_F_APPEND
+	m.Flags = routeAddFlags
 	return m
 }
+
+const routeAddFlags = unix.NLM_F_CREATE | unix.NLM_F_APPEND
 
 func routeDelete(r *routeMsg) rawnl.Message {
 	in := routeInput(r)
@@ -151,7 +168,7 @@ func routeDelete(r *routeMsg) rawnl.Message {
 // normalizeRoute brings a dumped route into the form of a request; that it expires is kept, when is not.
 func normalizeRoute(m rawnl.Message) rawnl.Message {
 	r, err := parseRoute(m)
-	if err != nil {
+	if err != nil || r.asStated() {
 		return m
 	}
 	in := routeInput(&r)
@@ -161,17 +178,12 @@ func normalizeRoute(m rawnl.Message) rawnl.Message {
 	return in.encode(unix.RTM_NEWROUTE, in.attrs)
 }
 
-// routeOrder ranks routes so that what a gateway is reached by comes before what goes through it: IPv4
-// checks gateways against routes of a narrower scope, which has the larger number; in IPv6 all scopes are 0.
-func routeOrder(a, b *routeMsg) int {
-	if c := int(b.scope()) - int(a.scope()); c != 0 {
-		return c
+// rank orders routes so that what a gateway is reached by comes before what goes through it: IPv4 checks
+// gateways against routes of a narrower scope, which has the larger number; in IPv6 all scopes are 0.
+func (r *routeMsg) rank() int {
+	rank := 2 * (0xff - int(r.scope()))
+	if r.gatewayed() {
+		rank++
 	}
-	rank := func(r *routeMsg) int {
-		if r.gatewayed() {
-			return 1
-		}
-		return 0
-	}
-	return rank(a) - rank(b)
+	return rank
 }

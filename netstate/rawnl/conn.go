@@ -205,13 +205,16 @@ func (c *Conn) ApplyEach(ctx context.Context, msgs []Message, refused func(*Erro
 			return err
 		}
 		out = out[:0]
-		base, end := c.seq+1, start
+		base, end, last := c.seq+1, start, 0
 		for ; end < len(msgs) && (len(out) == 0 || len(out)+HeaderLen+len(msgs[end].Data) < sendMax); end++ {
 			m := msgs[end]
-			m.Flags |= unix.NLM_F_REQUEST | unix.NLM_F_ACK
+			m.Flags |= unix.NLM_F_REQUEST
+			m.Flags &^= unix.NLM_F_ACK // refusals are reported anyway; only the end needs a sign
 			c.seq++
+			last = len(out)
 			out = m.Append(out, c.seq)
 		}
+		binary.NativeEndian.PutUint16(out[last+6:], binary.NativeEndian.Uint16(out[last+6:])|unix.NLM_F_ACK)
 		if err := c.send(out); err != nil {
 			return err
 		}
@@ -223,10 +226,10 @@ func (c *Conn) ApplyEach(ctx context.Context, msgs []Message, refused func(*Erro
 	return nil
 }
 
-// awaitAcks reads n acknowledgements of the sequence numbers from base on; first is the index of the
-// message that base belongs to.
+// awaitAcks reads the refusals of n messages with sequence numbers from base on, up to the acknowledgement of the
+// last of them; first is the index of the message that base belongs to.
 func (c *Conn) awaitAcks(base uint32, n, first int, refused func(*Error)) error {
-	for got := 0; got < n; {
+	for done := false; !done; {
 		b, err := c.recv()
 		if err != nil {
 			return err
@@ -239,7 +242,7 @@ func (c *Conn) awaitAcks(base uint32, n, first int, refused func(*Error)) error 
 			if f.Type != unix.NLMSG_ERROR || f.seq-base >= uint32(n) {
 				continue
 			}
-			got++
+			done = f.seq-base == uint32(n)-1
 			err := ackError(f, first+int(f.seq-base))
 			if refusal, ok := errors.AsType[*Error](err); ok {
 				refused(refusal)

@@ -80,7 +80,14 @@ func next(b []byte) (frame, []byte, error) {
 // Decode splits a run of messages in the exact form that [Message.Append] gives them with sequence 0: the
 // sequence, the port and all padding are zero, and nothing is left over. The messages alias b.
 func Decode(b []byte) ([]Message, error) {
-	var msgs []Message
+	count := 0 // first, so that the list of a million messages is allocated once
+	for rest := b; len(rest) > 0; count++ {
+		var err error
+		if _, rest, err = next(rest); err != nil {
+			return nil, err
+		}
+	}
+	msgs := make([]Message, 0, count)
 	for len(b) > 0 {
 		f, rest, err := next(b)
 		if err != nil {
@@ -118,7 +125,10 @@ func (a Attr) Nested() bool { return a.Type&unix.NLA_F_NESTED != 0 }
 
 // ParseAttrs splits a run of attributes. The returned data aliases b.
 func ParseAttrs(b []byte) ([]Attr, error) {
-	var attrs []Attr
+	if len(b) == 0 {
+		return nil, nil
+	}
+	attrs := make([]Attr, 0, 8) // as many as a route has, so that most runs need no second allocation
 	for len(b) > 0 {
 		if len(b) < unix.SizeofNlAttr {
 			return nil, fmt.Errorf("%w: attribute header of %d bytes", ErrMalformed, len(b))
