@@ -76,7 +76,7 @@ func Dump(ctx context.Context, spec Spec, store Store, opts Options) (*Report, e
 
 	clock.Phase("prepare", false)
 	if err := d.prepare(ctx); err != nil {
-		return nil, fmt.Errorf("dump: prepare: %w", err)
+		return nil, d.failed(err)
 	}
 	clock.Phase("drain", false)
 	if err := d.drain(ctx); err != nil {
@@ -84,7 +84,7 @@ func Dump(ctx context.Context, spec Spec, store Store, opts Options) (*Report, e
 	}
 	for _, pid := range d.sessionless {
 		if err := proc.Setsid(pid); err != nil {
-			return nil, fmt.Errorf("dump: %w", err)
+			return nil, d.failed(err)
 		}
 	}
 	if err := d.freezeAndWrite(ctx, store); err != nil {
@@ -213,7 +213,7 @@ func (d *dump) prepare(ctx context.Context) error {
 // drain empties the accept queues: CRIU can't save connections that the service has not accepted.
 func (d *dump) drain(ctx context.Context) error {
 	if err := d.lock.HoldNew(ctx); err != nil {
-		return fmt.Errorf("dump: %w", err)
+		return d.failed(err)
 	}
 	err := sockets.AwaitDrained(ctx, d.target.ns, drainTime)
 	var waiting *sockets.NotDrainedError
@@ -224,7 +224,15 @@ func (d *dump) drain(ctx context.Context) error {
 			Remedy: "try again when the service accepts its connections, or end the clients that wait",
 		}})
 	}
-	return err
+	if err != nil {
+		return d.failed(err)
+	}
+	return nil
+}
+
+// failed is the error of a phase before the freeze: the source ran all the time.
+func (d *dump) failed(cause error) error {
+	return &FailedError{Phase: d.clock.Current(), Err: cause, Log: KeepLogs(filepath.Join(d.scratch, "logs"), "dump", cause)}
 }
 
 // freezeAndWrite freezes the service, makes it mute and writes the image. On success the service is frozen
@@ -302,7 +310,7 @@ func (d *dump) write(ctx context.Context, state *netstate.State, store Store) er
 		m.Source = SourceRunning
 	}
 	for _, t := range m.Trees {
-		if err := criu.Orphan(filepath.Join(d.image(), t.Dir)); err != nil {
+		if err := criu.Amend(filepath.Join(d.image(), t.Dir)); err != nil {
 			return err
 		}
 	}
@@ -542,7 +550,7 @@ func KeepLogs(from, op string, cause error) string {
 		name := fmt.Sprintf("%s-%s", filepath.Base(filepath.Dir(path)), criu.LogFile)
 		return os.WriteFile(filepath.Join(dir, name), b, 0o600)
 	})
-	if err != nil {
+	if names, rerr := os.ReadDir(dir); err != nil || rerr != nil || len(names) == 0 { // it may have died without a word
 		os.RemoveAll(dir)
 		return ""
 	}

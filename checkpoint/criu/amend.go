@@ -1,0 +1,102 @@
+package criu
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+
+	criu_core "github.com/checkpoint-restore/go-criu/v8/crit/images/criu-core"
+	"github.com/checkpoint-restore/go-criu/v8/crit/images/fdinfo"
+	"github.com/checkpoint-restore/go-criu/v8/crit/images/pstree"
+	"google.golang.org/protobuf/proto"
+)
+
+// Amend corrects the images of a tree that was just dumped where they would not bring back what was there.
+func Amend(dir string) error {
+	if err := orphan(dir); err != nil {
+		return err
+	}
+	return rearm(dir)
+}
+
+// orphan takes the parent-death signal (PR_SET_PDEATHSIG of prctl(2)) out of the root of a tree that was just
+// dumped. The parent it was about, often `unshare --kill-child`, stays behind; on restore the root's first parent
+// is criu, whose end would kill the tree.
+func orphan(dir string) error {
+	tasks, err := decode[pstree.PstreeEntry](dir, "pstree.img", nil)
+	if err != nil {
+		return err
+	}
+	if len(tasks) == 0 {
+		return errors.New("a CRIU image without processes")
+	}
+	for _, tid := range tasks[0].GetThreads() {
+		if err := clearDeathSignal(dir, fmt.Sprintf("core-%d.img", tid)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func clearDeathSignal(dir, name string) error {
+	core, err := decodeOne[criu_core.CoreEntry](dir, name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // a zombie
+	}
+	if err != nil {
+		return err
+	}
+	if core.GetThreadCore().GetPdeathSig() == 0 {
+		return nil
+	}
+	core.ThreadCore.PdeathSig = nil
+	return rewrite(dir, name, []*criu_core.CoreEntry{core})
+}
+
+// rearm starts periodic timers again that had expired when they were dumped. The kernel stops a timerfd at its
+// expiration until it is read (timerfd_tmrproc of fs/timerfd.c) and shows no time to the next one; CRIU takes
+// that for a timer that was switched off, and a restored one would never tick again.
+func rearm(dir string) error {
+	const name = "files.img"
+	files, err := decode[fdinfo.FileEntry](dir, name, nil)
+	if err != nil {
+		return err
+	}
+	changed := false
+	for _, f := range files {
+		t := f.GetTfd()
+		periodic := t.GetIsec() != 0 || t.GetInsec() != 0
+		if periodic && t.GetTicks() > 0 && t.GetVsec() == 0 && t.GetVnsec() == 0 {
+			t.Vsec, t.Vnsec = t.Isec, t.Insec
+			changed = true
+		}
+	}
+	if !changed {
+		return nil
+	}
+	return rewrite(dir, name, files)
+}
+
+// rewrite replaces the messages of an image whose kind has no raw data.
+func rewrite[M proto.Message](dir, name string, messages []M) error {
+	path := filepath.Join(dir, name)
+	old, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	const magic = 8
+	b := slices.Clone(old[:magic])
+	for _, m := range messages {
+		body, err := proto.Marshal(m)
+		if err != nil {
+			return fmt.Errorf("write CRIU image %s: %w", path, err)
+		}
+		b = binary.LittleEndian.AppendUint32(b, uint32(len(body)))
+		b = append(b, body...)
+	}
+	return os.WriteFile(path, b, 0o600)
+}
