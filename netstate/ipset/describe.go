@@ -1,0 +1,165 @@
+package ipset
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nsmigrate/nsmigrate/netstate/rawnl"
+)
+
+// Describe renders a message as one line in the words of `ipset save`. It takes any message and is meant for people.
+func Describe(m rawnl.Message) string {
+	data := rawnl.Get(attrsOf(m), attrData)
+	switch m.Type {
+	case typeSet:
+		return describeSet(m, data)
+	case typeElement:
+		if list := rawnl.Get(attrsOf(m), attrList); list != nil {
+			n := 0
+			for range rawnl.Each(list) {
+				n++
+			}
+			return fmt.Sprintf("add %s: %d elements", nameOf(m), n)
+		}
+		return "add " + nameOf(m) + " " + describeElement(data)
+	case subsystem | cmdDestroy:
+		return "destroy " + nameOf(m)
+	}
+	return fmt.Sprintf("ipset message %#x", m.Type)
+}
+
+func describeSet(m rawnl.Message, data []byte) string {
+	parts := []string{"create", nameOf(m), rawnl.CString(rawnl.Get(attrsOf(m), attrTypename))}
+	switch number(rawnl.Get(attrsOf(m), attrFamily)) {
+	case unix.NFPROTO_IPV4:
+		parts = append(parts, "family inet")
+	case unix.NFPROTO_IPV6:
+		parts = append(parts, "family inet6")
+	}
+	for a := range rawnl.Each(data) {
+		words := map[uint16]string{
+			dataIP: "from", dataIPTo: "to", dataCIDR: "cidr", dataPort: "from", dataPortTo: "to", dataTimeout: "timeout", dataFlags: "flags",
+			setHashsize: "hashsize", setMaxelem: "maxelem", setNetmask: "netmask", setSize: "size",
+		}
+		word, ok := words[a.Kind()]
+		switch {
+		case a.Kind() == setInitval:
+			continue
+		case !ok:
+			word = fmt.Sprintf("attr%d", a.Kind())
+		}
+		value := fmt.Sprint(number(a.Data))
+		if a.Kind() == dataIP || a.Kind() == dataIPTo {
+			value = addrText(a.Data)
+		}
+		parts = append(parts, word, value)
+	}
+	return strings.Join(parts, " ")
+}
+
+func describeElement(data []byte) string {
+	var values, options []string
+	last := func(suffix string) {
+		if len(values) > 0 {
+			values[len(values)-1] += suffix
+		}
+	}
+	proto := ""
+	if b := rawnl.Get(data, dataProto); b != nil {
+		proto = protoName(byte(number(b))) + ":"
+	}
+	for a := range rawnl.Each(data) {
+		switch n := number(a.Data); a.Kind() {
+		case dataIP, elemIP2:
+			values = append(values, addrText(a.Data))
+		case dataIPTo, dataPortTo:
+			text := fmt.Sprint(n)
+			if a.Kind() == dataIPTo {
+				text = addrText(a.Data)
+			}
+			last("-" + text)
+		case dataCIDR, elemCIDR2:
+			last(fmt.Sprintf("/%d", n))
+		case dataPort:
+			values = append(values, fmt.Sprintf("%s%d", proto, n))
+		case dataMark:
+			values = append(values, fmt.Sprintf("%#x", n))
+		case elemEther:
+			values = append(values, net.HardwareAddr(a.Data).String())
+		case elemName, elemIface:
+			values = append(values, rawnl.CString(a.Data))
+		case dataTimeout:
+			options = append(options, fmt.Sprintf("timeout %d", n))
+		case elemPackets:
+			options = append(options, fmt.Sprintf("packets %d", n))
+		case elemBytes:
+			options = append(options, fmt.Sprintf("bytes %d", n))
+		case elemComment:
+			options = append(options, fmt.Sprintf("comment %q", rawnl.CString(a.Data)))
+		case dataFlags:
+			if n&flagNomatch != 0 {
+				options = append(options, "nomatch")
+			}
+			if n&^flagNomatch != 0 {
+				options = append(options, fmt.Sprintf("flags %#x", n&^flagNomatch))
+			}
+		case dataProto:
+		default:
+			options = append(options, fmt.Sprintf("attr%d %x", a.Kind(), a.Data))
+		}
+	}
+	return strings.Join(append([]string{strings.Join(values, ",")}, options...), " ")
+}
+
+// addrText renders an address, which is an attribute inside an attribute.
+func addrText(b []byte) string {
+	for _, kind := range []uint16{addrV4, addrV6} {
+		if a, ok := netip.AddrFromSlice(rawnl.Get(b, kind)); ok {
+			return a.String()
+		}
+	}
+	return "?"
+}
+
+func protoName(proto byte) string {
+	switch proto {
+	case unix.IPPROTO_TCP:
+		return "tcp"
+	case unix.IPPROTO_UDP:
+		return "udp"
+	case unix.IPPROTO_ICMP:
+		return "icmp"
+	case unix.IPPROTO_ICMPV6:
+		return "icmpv6"
+	case unix.IPPROTO_SCTP:
+		return "sctp"
+	}
+	return fmt.Sprint(proto)
+}
+
+// Normalize returns a message without what may differ between two equal sets, for comparison: the number of a set,
+// the size to which its table has grown and the seed of its hash; the life that is left to an element and the
+// packets that it counted.
+func Normalize(m rawnl.Message) rawnl.Message {
+	if len(m.Data) < nfgenLen {
+		return m.Clone()
+	}
+	drop := []uint16{setInitval, setHashsize}
+	if m.Type == typeElement {
+		drop = []uint16{elemBytes, elemPackets}
+	}
+	return request(m.Type, rawnl.Rewrite(attrsOf(m), func(a rawnl.Attr) (rawnl.Attr, bool) {
+		if a.Kind() == attrData {
+			a.Data = rawnl.Rewrite(a.Data, func(p rawnl.Attr) (rawnl.Attr, bool) {
+				passing := m.Type == typeElement && p.Kind() == dataTimeout && number(p.Data) != 0
+				return p, !passing && !slices.Contains(drop, p.Kind())
+			})
+		}
+		return a, a.Kind() != attrIndex
+	}))
+}
