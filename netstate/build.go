@@ -340,6 +340,8 @@ func (o *Op) tolerates(errno unix.Errno) bool {
 	switch o.Verb {
 	case "add":
 		return errno == unix.EEXIST && (o.Kind == KindRoute || o.Kind == KindAddress || o.Kind == KindFDB)
+	case "prefer":
+		return errno == unix.EINVAL
 	case "delete":
 		return errno == unix.ESRCH || errno == unix.ENOENT || errno == unix.EADDRNOTAVAIL
 	}

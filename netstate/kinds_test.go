@@ -54,11 +54,11 @@ func kindCases() []kindCase {
 			ip link add mt1 link low type macvtap mode bridge bcqueuelen 77
 			ip link set mt0 up; ip addr add 10.3.0.1/24 dev mt0`, ""},
 		{"ipvlan", "ipvlan", pair + `
-			ip link add name a type veth peer name b; ip link set a up; ip link set b up
-			ip link add name c type veth peer name d; ip link set c up; ip link set d up
+			ip link add name va type veth peer name vb; ip link set va up; ip link set vb up
+			ip link add name vc type veth peer name vd; ip link set vc up; ip link set vd up
 			ip link add iv2 link low type ipvlan mode l2 private
-			ip link add iv3 link a type ipvlan mode l3 vepa
-			ip link add iv4 link c type ipvlan mode l3s bridge
+			ip link add iv3 link va type ipvlan mode l3 vepa
+			ip link add iv4 link vc type ipvlan mode l3s bridge
 			ip link set iv2 up; ip link set iv3 up; ip link set iv4 up
 			ip addr add 10.2.0.1/24 dev iv2; ip addr add 10.3.0.1/24 dev iv3; ip addr add fd03::1/64 dev iv3 nodad
 			ip route add default via 10.2.0.9`, ""},
@@ -147,9 +147,9 @@ func kindCases() []kindCase {
 			ip link add bond7 type bond mode active-backup arp_interval 500 arp_ip_target 10.3.0.9,10.3.0.10 arp_validate active arp_all_targets all ns_ip6_target fd03::9
 			ip link set d0 master bond7; ip link set d1 master bond7; ip link set bond7 up; ip addr add 10.3.0.1/24 dev bond7`, ""},
 		{"bond 802.3ad", "bond dummy", `
-			ip link add name a type veth peer name b; ip link add name c type veth peer name d; ip link set b up; ip link set d up
+			ip link add name va type veth peer name vb; ip link add name vc type veth peer name vd; ip link set vb up; ip link set vd up
 			ip link add bond7 address 02:00:00:00:00:77 type bond mode 802.3ad miimon 50 lacp_rate fast xmit_hash_policy layer3+4 ad_select bandwidth ad_actor_sys_prio 77 ad_user_port_key 5 ad_actor_system 02:00:00:00:00:99 min_links 1
-			ip link set a master bond7; ip link set c master bond7; ip link set bond7 up; ip addr add 10.3.0.1/24 dev bond7`, ""},
+			ip link set va master bond7; ip link set vc master bond7; ip link set bond7 up; ip addr add 10.3.0.1/24 dev bond7`, ""},
 		{"bonds of other modes", "bond dummy", `
 			for mode in balance-rr balance-xor broadcast balance-tlb balance-alb; do
 				ip link add b-$mode type bond mode $mode miimon 100; ip link add d-$mode type dummy; ip link set d-$mode master b-$mode; ip link set b-$mode up
@@ -174,17 +174,17 @@ func kindCases() []kindCase {
 			ip link set wg0 up; ip addr add 10.3.0.1/24 dev wg0`, "link wg0 (wireguard)"},
 		{"macsec", "macsec", pair + `ip link add ms0 link low type macsec sci 5 encrypt on; ip macsec add ms0 tx sa 0 pn 1 on key 01 12345678901234567890123456789012`, "link ms0 (macsec)"},
 		{"hsr and prp", "hsr", `
-			ip link add name a type veth peer name b; ip link add name c type veth peer name d; ip link set a up; ip link set c up; ip link set b up; ip link set d up
-			ip link add name e type veth peer name f; ip link add name g type veth peer name h
-			ip link add hsr0 type hsr slave1 a slave2 c supervision 45 version 1
-			ip link add prp0 type hsr slave1 e slave2 g proto 1
-			ip link set hsr0 up; ip addr add 10.3.0.1/24 dev hsr0`, ""},
+			ip link add name va type veth peer name vb; ip link add name vc type veth peer name vd; ip link set va up; ip link set vc up; ip link set vb up; ip link set vd up
+			ip link add name ve type veth peer name vf; ip link add name vg type veth peer name vh
+			ip link add hsr0 type hsr slave1 va slave2 vc supervision 45 version 1
+			ip link add prp0 type hsr slave1 ve slave2 vg proto 1
+			ip link set hsr0 up; ip addr add 10.3.0.1/24 dev hsr0`, "link hsr0 (hsr);link prp0 (hsr)"},
 		{"nlmon and vcan", "nlmon vcan", `ip link add nl0 type nlmon; ip link set nl0 up; ip link add can0 type vcan; ip link set can0 up mtu 72`, ""},
 		{"netkit", "netkit", `
-			ip link add ka type netkit; ip link set ka up; ip link set nk0 up; ip addr add 10.3.0.1/24 dev ka`, ""},
+			ip link add ka type netkit; ip link set ka up; ip link set nk0 up; ip addr add 10.3.0.1/24 dev ka`, "link ka (netkit);link nk0 (netkit)"},
 		{"netkit to the host", "netkit", `
 			host ip link add ka type netkit; host ip link set nk0 netns $HOST_TARGET name eth0; ip link set eth0 up; host ip link set ka up
-			ip addr add 10.3.0.2/32 dev eth0; ip route add default dev eth0`, ""},
+			ip addr add 10.3.0.2/32 dev eth0; ip route add default dev eth0`, "link eth0 (netkit)"},
 		{"gtp", "gtp", `ip link add gtp0 type gtp role ggsn hsize 64`, "link gtp0 (gtp)"},
 		{"bareudp", "bareudp", `ip link add bu0 type bareudp dstport 6635 ethertype mpls_uc; ip link set bu0 up`, ""},
 		{"pfcp", "pfcp", `ip link add pf0 type pfcp; ip link set pf0 up`, ""},
@@ -214,10 +214,10 @@ func kindCases() []kindCase {
 			bridge vlan set dev p1 vid 100 state blocking
 			bridge vlan global set dev br7 vid 100 mcast_snooping 1 mcast_querier 1 mcast_igmp_version 3`, ""},
 		{"stack", "vlan bond vrf", `
-			ip link add name a type veth peer name a2; ip link add name b type veth peer name b2; ip link set a2 up; ip link set b2 up
-			ip link set a up; ip link set b up
-			ip link add a.5 link a type vlan id 5; ip link add b.5 link b type vlan id 5
-			ip link add bond7 type bond mode active-backup miimon 100; ip link set a.5 master bond7; ip link set b.5 master bond7
+			ip link add name va type veth peer name a2; ip link add name vb type veth peer name b2; ip link set a2 up; ip link set b2 up
+			ip link set va up; ip link set vb up
+			ip link add va.5 link va type vlan id 5; ip link add vb.5 link vb type vlan id 5
+			ip link add bond7 type bond mode active-backup miimon 100; ip link set va.5 master bond7; ip link set vb.5 master bond7
 			ip link add br7 type bridge vlan_filtering 1; ip link set bond7 master br7; ip link set bond7 up
 			bridge vlan add dev bond7 vid 30; bridge vlan add dev br7 vid 30 self
 			ip link add red type vrf table 77; ip link set red up; ip link set br7 master red; ip link set br7 up

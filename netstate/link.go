@@ -194,7 +194,7 @@ func (l *link) rule() linkKind {
 		}}
 	case "vxlan":
 		return linkKind{how: replayData, hold: true}
-	case "ifb", "dummy", "vlan", "vrf", "nlmon":
+	case "ifb", "dummy", "vlan", "vrf", "nlmon", "vcan":
 		return linkKind{how: replayData}
 	case "ipvlan", "ipvtap":
 		return linkKind{how: replayData, noMAC: true} // shares its lower device's address
@@ -205,8 +205,8 @@ func (l *link) rule() linkKind {
 	case "bond":
 		return linkKind{
 			how:  replayData,
-			drop: []uint16{unix.IFLA_BOND_AD_INFO},
-			late: []uint16{unix.IFLA_BOND_ACTIVE_SLAVE, unix.IFLA_BOND_PRIMARY},
+			drop: []uint16{unix.IFLA_BOND_AD_INFO, unix.IFLA_BOND_ACTIVE_SLAVE},
+			late: []uint16{unix.IFLA_BOND_PRIMARY},
 		}
 	}
 	return linkKind{}

@@ -1,6 +1,7 @@
 package netstate
 
 import (
+	"encoding/binary"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -13,6 +14,21 @@ func fixData(kind string, data []rawnl.Attr) []rawnl.Attr {
 	switch kind {
 	case "vxlan":
 		return fixVXLAN(data)
+	case "vlan":
+		for i, a := range data {
+			if a.Kind() == unix.IFLA_VLAN_FLAGS && len(a.Data) == 8 { // struct ifla_vlan_flags: flags, mask
+				// The mask of a dump is all ones, of which a request accepts the flags that there are.
+				data[i].Data = binary.NativeEndian.AppendUint32(slices.Clone(a.Data[:4]), vlanFlags)
+			}
+		}
+	case "geneve":
+		// A number in both directions, but its mere presence makes a request's IFLA_GENEVE_TTL be ignored.
+		return slices.DeleteFunc(data, func(a rawnl.Attr) bool { return a.Kind() == unix.IFLA_GENEVE_TTL_INHERIT && allZero(a.Data) })
+	case "gretap", "erspan", "ip6gretap", "ip6erspan":
+		// Without a remote end (external) it is dumped as zero and, other than for gre, refused as that.
+		return slices.DeleteFunc(data, func(a rawnl.Attr) bool { return a.Kind() == iflaGRERemote && allZero(a.Data) })
+	case "bond":
+		return fixBond(data)
 	case "bridge":
 		// Stating the group address, even the default, makes the kernel keep it when the protocol changes.
 		// To touch what the kernel was built without is refused, even to turn it off, which it is anyway.
@@ -66,6 +82,36 @@ func fixVXLAN(data []rawnl.Attr) []rawnl.Attr {
 	return out
 }
 
+// fixBond removes the options that a bond refuses for its mode or for lack of a monitor; a dump has them all.
+func fixBond(data []rawnl.Attr) []rawnl.Attr {
+	b, ok := rawnl.Find(data, unix.IFLA_BOND_MODE)
+	if !ok || len(b) != 1 {
+		return data // options that are set late, which are dumped only if they have a meaning
+	}
+	mode := b[0]
+	var refused []uint16
+	if mode != bondModeRoundRobin {
+		refused = append(refused, unix.IFLA_BOND_PACKETS_PER_SLAVE)
+	}
+	if mode == bondMode8023AD || mode == bondModeTLB || mode == bondModeALB {
+		refused = append(refused, unix.IFLA_BOND_ARP_INTERVAL, unix.IFLA_BOND_ARP_VALIDATE, unix.IFLA_BOND_ARP_IP_TARGET,
+			unix.IFLA_BOND_NS_IP6_TARGET, unix.IFLA_BOND_MISSED_MAX)
+	}
+	if mode != bondModeActiveBackup && mode != bondModeTLB && mode != bondModeALB {
+		refused = append(refused, unix.IFLA_BOND_PRIMARY_RESELECT)
+	}
+	if mode != bondMode8023AD {
+		refused = append(refused, unix.IFLA_BOND_AD_LACP_RATE, unix.IFLA_BOND_AD_LACP_ACTIVE, unix.IFLA_BOND_COUPLED_CONTROL)
+	}
+	if mode != bondModeTLB {
+		refused = append(refused, unix.IFLA_BOND_TLB_DYNAMIC_LB)
+	}
+	if miimon, _ := rawnl.Find(data, unix.IFLA_BOND_MIIMON); allZero(miimon) {
+		refused = append(refused, unix.IFLA_BOND_UPDELAY, unix.IFLA_BOND_DOWNDELAY, unix.IFLA_BOND_PEER_NOTIF_DELAY)
+	}
+	return rawnl.Without(data, refused...)
+}
+
 func allZero(b []byte) bool { return !slices.ContainsFunc(b, func(c byte) bool { return c != 0 }) }
 
 // portData returns the settings among a port's IFLA_INFO_SLAVE_DATA.
@@ -108,6 +154,9 @@ func normalizeLink(m rawnl.Message) rawnl.Message {
 	}
 	if l.outside {
 		drop = append(drop, unix.IFLA_LINK)
+		if l.rule().noMAC { // it is that of the device outside
+			drop = append(drop, unix.IFLA_ADDRESS)
+		}
 	}
 	attrs := rawnl.Without(l.attrs, drop...)
 	if l.kind != "" {

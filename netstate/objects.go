@@ -80,9 +80,16 @@ func normalizeNexthop(m rawnl.Message) rawnl.Message {
 }
 
 func nexthopAdd(m rawnl.Message) rawnl.Message {
-	m = normalizeNexthop(m)
-	m.Flags = unix.NLM_F_CREATE | unix.NLM_F_EXCL
-	return m
+	hdr, attrs, err := split(normalizeNexthop(m), sizeofNhMsg)
+	if err != nil {
+		return m
+	}
+	for i, a := range attrs {
+		if a.Kind() == unix.NHA_ENCAP {
+			attrs[i].Type |= unix.NLA_F_NESTED // required, and not set in a dump
+		}
+	}
+	return join(unix.RTM_NEWNEXTHOP, unix.NLM_F_CREATE|unix.NLM_F_EXCL, hdr, attrs)
 }
 
 // isGroup reports whether a nexthop refers to others, which must exist before it.

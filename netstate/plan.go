@@ -16,7 +16,7 @@ import (
 
 // Op is one change of a namespace. Exactly one of Msg.Data, Tun and Sysctl is set.
 type Op struct {
-	Verb   string        // "add", "set" or "delete"
+	Verb   string        // "add", "set", "delete", or "prefer" for what depends on things outside
 	Kind   Kind          // of the object
 	Host   bool          // the request is made in the host's namespace
 	Msg    rawnl.Message // the rtnetlink request
@@ -45,13 +45,14 @@ type Site struct {
 
 // planner holds what the steps of a Plan share.
 type planner struct {
-	s     *State
-	site  Site
-	links []link
-	byIdx map[int32]*link
-	ups   map[int32]*Uplink // by the index of the inner link
-	msgs  map[int32]rawnl.Message
-	awake bool // links that had to sleep are up
+	s        *State
+	site     Site
+	links    []link
+	bottomUp []*link // the links, each after its lower device
+	byIdx    map[int32]*link
+	ups      map[int32]*Uplink // by the index of the inner link
+	msgs     map[int32]rawnl.Message
+	awake    bool // links that had to sleep are up
 }
 
 // Plan orders the operations that turn a fresh namespace into the State, with every uplink mute: the host's
@@ -110,6 +111,9 @@ func newPlanner(s *State, site Site) (*planner, error) {
 	for i := range s.uplinks {
 		p.ups[s.uplinks[i].Index] = &s.uplinks[i]
 	}
+	if p.bottomUp, err = p.sortLinks(); err != nil {
+		return nil, err
+	}
 	return p, nil
 }
 
@@ -133,6 +137,24 @@ func sysctlOps(list []Sysctl) []Op {
 func (p *planner) create() ([]Op, error) {
 	var ops []Op
 	done := map[int32]bool{}
+	for _, l := range p.bottomUp {
+		done[l.index] = true
+		op, err := p.createOne(l, done)
+		if err != nil {
+			return nil, err
+		}
+		if op != nil {
+			op.Verb, op.Kind, op.Object = "add", KindLink, p.msgs[l.index]
+			ops = append(ops, *op)
+		}
+	}
+	return ops, nil
+}
+
+// sortLinks returns the links so that each follows its lower device.
+func (p *planner) sortLinks() ([]*link, error) {
+	var order []*link
+	done := map[int32]bool{}
 	var visit func(l *link, depth int) error
 	visit = func(l *link, depth int) error {
 		if done[l.index] {
@@ -141,25 +163,29 @@ func (p *planner) create() ([]Op, error) {
 		if depth > len(p.links) {
 			return fmt.Errorf("link %s: is its own lower device", l.name)
 		}
-		if lower := p.byIdx[l.lower]; lower != nil && !l.outside && l.kind != "veth" && lower != l {
+		if lower := p.below(l); lower != nil {
 			if err := visit(lower, depth+1); err != nil {
 				return err
 			}
 		}
 		done[l.index] = true
-		op, err := p.createOne(l, done)
-		if op != nil {
-			op.Verb, op.Kind, op.Object = "add", KindLink, p.msgs[l.index]
-			ops = append(ops, *op)
-		}
-		return err
+		order = append(order, l)
+		return nil
 	}
 	for i := range p.links {
 		if err := visit(&p.links[i], 0); err != nil {
 			return nil, err
 		}
 	}
-	return ops, nil
+	return order, nil
+}
+
+// below returns a link's lower device if that is in the namespace too, else nil.
+func (p *planner) below(l *link) *link {
+	if lower := p.byIdx[l.lower]; lower != l && !l.outside && l.kind != "veth" {
+		return lower
+	}
+	return nil
 }
 
 // createOne returns the operation that makes a link, nil if there is nothing to do.
@@ -214,7 +240,15 @@ func (p *planner) birth(l *link) []rawnl.Attr {
 	if !l.rule().noMAC && !p.derivedMAC(l) {
 		kinds = append(kinds, unix.IFLA_ADDRESS)
 	}
-	return only(l.attrs, kinds...)
+	attrs := only(l.attrs, kinds...)
+	if own, ok := rawnl.Find(l.port, unix.IFLA_BOND_SLAVE_PERM_HWADDR); ok && l.slave == "bond" {
+		for i, a := range attrs {
+			if a.Kind() == unix.IFLA_ADDRESS {
+				attrs[i].Data = own // the bond gives it another one, and this one back in the end
+			}
+		}
+	}
+	return attrs
 }
 
 // derivedMAC reports whether a bridge's address is that of one of its ports. Such a bridge follows its
@@ -270,6 +304,13 @@ func (p *planner) attributes() []Op {
 			ops = append(ops, Op{Verb: "set", Kind: KindLink, Object: p.msgs[l.index], Msg: encodeLink(unix.AF_UNSPEC, l.index, 0, 0, attrs)})
 		}
 	}
+	var up func(l *link)
+	up = func(l *link) {
+		if l != nil && l.flags&iffUp != 0 && !p.asleep(l) {
+			up(p.below(l))
+			ops = append(ops, Op{Verb: "set", Kind: KindLink, Object: p.msgs[l.index], Msg: encodeLink(unix.AF_UNSPEC, l.index, iffUp, iffUp, nil)})
+		}
+	}
 	for i := range p.links {
 		l := &p.links[i]
 		attrs := only(l.attrs, unix.IFLA_IFALIAS, unix.IFLA_GSO_MAX_SEGS, unix.IFLA_GSO_MAX_SIZE, unix.IFLA_GRO_MAX_SIZE,
@@ -280,8 +321,8 @@ func (p *planner) attributes() []Op {
 				attrs = append(attrs, only(l.attrs, unix.IFLA_ADDRESS)...)
 			}
 		}
-		if l.master != 0 && p.byIdx[l.master] != nil {
-			attrs = append(attrs, u32Attr(unix.IFLA_MASTER, uint32(l.master)))
+		if l.slave != "bond" {
+			attrs = append(attrs, p.master(l)...)
 		}
 		if _, ok := l.ipv6(); ok {
 			// No address may appear by itself while the namespace is built.
@@ -298,6 +339,14 @@ func (p *planner) attributes() []Op {
 			m.Type, m.Flags = unix.RTM_NEWLINKPROP, unix.NLM_F_CREATE|unix.NLM_F_EXCL|unix.NLM_F_APPEND
 			ops = append(ops, Op{Verb: "set", Kind: KindLink, Object: p.msgs[l.index], Msg: m})
 		}
+	}
+	for i := range p.links { // a bond opens what becomes its slave, and that fails unless all below is up
+		l := &p.links[i]
+		if l.slave != "bond" {
+			continue
+		}
+		up(p.below(l))
+		set(l, p.master(l)...)
 	}
 	for i := range p.links { // the kernel accepts a port's attributes only when it has its master
 		l := &p.links[i]
@@ -320,6 +369,14 @@ func (p *planner) attributes() []Op {
 	return ops
 }
 
+// master returns the attribute that makes a link a port of its master.
+func (p *planner) master(l *link) []rawnl.Attr {
+	if l.master == 0 || p.byIdx[l.master] == nil {
+		return nil
+	}
+	return []rawnl.Attr{u32Attr(unix.IFLA_MASTER, uint32(l.master))}
+}
+
 // genMode sets a link's IPv6 address generation mode.
 func genMode(l *link, mode uint8) rawnl.Attr {
 	inet6 := []rawnl.Attr{{Type: unix.IFLA_INET6_ADDR_GEN_MODE, Data: []byte{mode}}}
@@ -339,16 +396,23 @@ func (p *planner) asleep(l *link) bool {
 	return l != nil && !p.awake && l.outside && l.kind != "veth" && !l.rule().hold
 }
 
-// flags returns the operations that set the flags of links, up last of all.
+// flags returns the operations that set the flags of links, up last of all. Which slave of a bond is active is
+// for the bond to say when the slave has no carrier yet.
 func (p *planner) flags() []Op {
 	var ops []Op
-	for i := range p.links {
-		l := &p.links[i]
+	for _, l := range p.bottomUp {
 		flags := l.flags & settableFlags
 		if p.asleep(l) {
 			flags &^= iffUp
 		}
 		ops = append(ops, Op{Verb: "set", Kind: KindLink, Object: p.msgs[l.index], Msg: encodeLink(unix.AF_UNSPEC, l.index, flags, settableFlags, nil)})
+	}
+	for _, l := range p.bottomUp {
+		if active, ok := rawnl.Find(l.data, unix.IFLA_BOND_ACTIVE_SLAVE); ok && l.kind == "bond" {
+			data := nest(unix.IFLA_INFO_DATA, rawnl.Attr{Type: unix.IFLA_BOND_ACTIVE_SLAVE, Data: active})
+			ops = append(ops, Op{Verb: "prefer", Kind: KindLink, Object: p.msgs[l.index], Msg: encodeLink(unix.AF_UNSPEC, l.index, 0, 0,
+				[]rawnl.Attr{nest(unix.IFLA_LINKINFO, strAttr(unix.IFLA_INFO_KIND, l.kind), data)})})
+		}
 	}
 	return ops
 }

@@ -5,6 +5,15 @@ const (
 	vethInfoPeer      = 1 // linux/veth.h
 	macvlanMacaddrSet = 3 // linux/if_link.h MACVLAN_MACADDR_SET
 
+	vlanFlags     = 0x1f // linux/if_vlan.h enum vlan_flags, all of them
+	iflaGRERemote = 7    // linux/if_tunnel.h IFLA_GRE_REMOTE
+
+	bondModeRoundRobin   = 0 // linux/if_bonding.h
+	bondModeActiveBackup = 1
+	bondMode8023AD       = 4
+	bondModeTLB          = 5
+	bondModeALB          = 6
+
 	rtextFilterBRVlan    = 1 << 1 // linux/rtnetlink.h RTEXT_FILTER_*
 	rtextFilterSkipStats = 1 << 3
 
