@@ -171,7 +171,7 @@ func capture(ctx context.Context, n *ns.NS, opts CaptureOptions) (*State, error)
 	if s.uplinks, err = captureUplinks(ctx, nl, opts.Host, links); err != nil {
 		return nil, fmt.Errorf("capture: %w", err)
 	}
-	if s.Sysctls, err = captureSysctls(n, links); err != nil {
+	if s.Sysctls, err = captureSysctls(ctx, n, nl, links); err != nil {
 		return nil, fmt.Errorf("capture: %w", err)
 	}
 	return s, nil

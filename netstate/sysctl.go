@@ -1,6 +1,7 @@
 package netstate
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -73,15 +74,104 @@ type sysctlFile struct{ path, value string }
 type sysctlReader struct {
 	buf   []byte
 	names map[string][]string // file names of a per-device directory, which are the same for all devices
+	twins twins
+	seen  map[twinParam]sysctlValue
 }
 
-func newSysctlReader() *sysctlReader {
-	return &sysctlReader{buf: make([]byte, 64<<10), names: map[string][]string{}}
+// twins says which devices have the same parameters: those with the same string. A device that isn't there is
+// like no other.
+type twins map[string]string
+
+// twinParam is a parameter that all devices with the same parameters have.
+type twinParam struct{ twin, dir, name string }
+
+type sysctlValue struct {
+	value string
+	ok    bool
+}
+
+func newSysctlReader(t twins) *sysctlReader {
+	return &sysctlReader{buf: make([]byte, 64<<10), names: map[string][]string{}, twins: t, seen: map[twinParam]sysctlValue{}}
+}
+
+// findTwins compares the parameters of devices as netlink tells them: one answer has hundreds of values, each of
+// which would be a file to open. What the values mean is of no interest here.
+func findTwins(ctx context.Context, nl *rawnl.Conn, links []link) (twins, error) {
+	msgs, err := nl.Dump(ctx, rawnl.Message{Type: unix.RTM_GETNEIGHTBL, Data: make([]byte, sizeofNdtMsg)})
+	if err != nil {
+		return nil, fmt.Errorf("dump neighbour tables: %w", err)
+	}
+	neigh := map[int32]string{}
+	for _, m := range msgs {
+		if len(m.Data) < sizeofNdtMsg {
+			continue
+		}
+		params := rawnl.Get(m.Data[sizeofNdtMsg:], ndtaParms)
+		lasting := rawnl.Rewrite(params, func(a rawnl.Attr) (rawnl.Attr, bool) {
+			switch a.Kind() {
+			case ndtpaIfindex, ndtpaRefcnt, ndtpaReachableTime: // the device; counters; a value drawn by lot
+				return a, false
+			}
+			return a, true
+		})
+		neigh[int32(rawnl.Uint32(rawnl.Get(params, ndtpaIfindex)))] += string(m.Data[:1]) + string(lasting)
+	}
+	t := twins{}
+	for i := range links {
+		l := &links[i]
+		v4, _ := rawnl.Find(l.afSpec(unix.AF_INET), iflaInetConf)
+		v6, _ := rawnl.Find(l.afSpec(unix.AF_INET6), iflaInet6Conf)
+		t[l.name] = fmt.Sprintf("%d %s%s%s", len(v4), v4, v6, neigh[l.index])
+	}
+	return t, nil
 }
 
 // read returns a parameter's value. A parameter that can't be read at the moment (stable_secret before it
 // is set) or has no reading (flush) is not there.
 func (r *sysctlReader) read(p string) (string, bool) {
+	param, ok := r.twinParam(p)
+	if !ok {
+		return r.readFile(p)
+	}
+	v, seen := r.seen[param]
+	if !seen {
+		v.value, v.ok = r.readFile(p)
+		r.seen[param] = v
+	}
+	return v.value, v.ok
+}
+
+// twinParam returns under which key a parameter is remembered for all devices like its own; false if it isn't.
+func (r *sysctlReader) twinParam(p string) (twinParam, bool) {
+	dir, name := path.Split(p)
+	dir, dev := path.Split(strings.TrimSuffix(dir, "/"))
+	twin, ok := r.twins[dev]
+	return twinParam{twin, dir, name}, ok && (dir != "ipv6/conf/" || told(name)) && sysctlDevice(p) == dev
+}
+
+// told reports whether netlink is known to tell of an IPv6 parameter of devices. It leaves out a few, and may leave
+// out what later kernels add; of IPv4 and of neighbour tables it tells all.
+func told(name string) bool {
+	switch name {
+	case "accept_dad", "accept_ra", "accept_ra_defrtr", "accept_ra_from_local", "accept_ra_min_hop_limit",
+		"accept_ra_min_lft", "accept_ra_mtu", "accept_ra_pinfo", "accept_ra_rt_info_max_plen",
+		"accept_ra_rt_info_min_plen", "accept_ra_rtr_pref", "accept_redirects", "accept_source_route",
+		"accept_untracked_na", "autoconf", "dad_transmits", "disable_ipv6", "disable_policy",
+		"drop_unicast_in_l2_multicast", "drop_unsolicited_na", "enhanced_dad", "force_forwarding",
+		"force_mld_version", "force_tllao", "forwarding", "hop_limit", "ignore_routes_with_linkdown",
+		"ioam6_enabled", "ioam6_id", "ioam6_id_wide", "keep_addr_on_down", "max_addresses", "max_desync_factor",
+		"mc_forwarding", "mldv1_unsolicited_report_interval", "mldv2_unsolicited_report_interval", "mtu",
+		"ndisc_evict_nocarrier", "ndisc_notify", "ndisc_tclass", "optimistic_dad", "proxy_ndp",
+		"ra_defrtr_metric", "regen_max_retry", "router_probe_interval", "router_solicitation_delay",
+		"router_solicitation_interval", "router_solicitation_max_interval", "router_solicitations",
+		"rpl_seg_enabled", "seg6_enabled", "seg6_require_hmac", "suppress_frag_ndisc", "temp_prefered_lft",
+		"temp_valid_lft", "use_oif_addrs_only", "use_optimistic", "use_tempaddr":
+		return true
+	}
+	return false
+}
+
+func (r *sysctlReader) readFile(p string) (string, bool) {
 	fd, err := unix.Open(sysctlRoot+"/"+p, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return "", false
@@ -163,19 +253,27 @@ func defaultOf(p, dev string) string {
 // captureSysctls reads the parameters of a namespace and of its devices.
 //
 // The IPv6 MTU of a device that equals its link's is left out: it follows from the link.
-func captureSysctls(n *ns.NS, links []link) ([]Sysctl, error) {
-	fresh, err := freshSysctls()
+func captureSysctls(ctx context.Context, n *ns.NS, nl *rawnl.Conn, links []link) ([]Sysctl, error) {
+	same, err := findTwins(ctx, nl, links)
 	if err != nil {
 		return nil, err
 	}
+	baseline := make(chan baseline, 1) // read meanwhile
+	go func() { baseline <- freshSysctls() }()
+	var files []sysctlFile
+	r := newSysctlReader(same)
+	err = n.Do(func() (err error) {
+		files, err = r.namespace()
+		return err
+	})
+	b := <-baseline
+	if err = errors.Join(err, b.err); err != nil {
+		return nil, fmt.Errorf("capture sysctls: %w", err)
+	}
+	fresh := b.values
 	var all []Sysctl
 	defaults := map[string]string{}
 	err = n.Do(func() error {
-		r := newSysctlReader()
-		files, err := r.namespace()
-		if err != nil {
-			return err
-		}
 		for _, f := range files {
 			v, ok := fresh[f.path]
 			all = append(all, Sysctl{Path: f.path, Value: f.value, Fresh: ok && v == f.value})
@@ -211,15 +309,15 @@ func captureSysctls(n *ns.NS, links []link) ([]Sysctl, error) {
 
 // freshSysctls returns the parameters of a namespace that was just made: several are inherited from the
 // initial namespace, so they differ from host to host and from day to day.
-func freshSysctls() (map[string]string, error) {
+func freshSysctls() baseline {
 	n, err := ns.Create()
 	if err != nil {
-		return nil, fmt.Errorf("compare with a fresh namespace: %w", err)
+		return baseline{err: fmt.Errorf("compare with a fresh namespace: %w", err)}
 	}
 	defer n.Close()
 	values := map[string]string{}
 	err = n.Do(func() error {
-		r := newSysctlReader()
+		r := newSysctlReader(nil)
 		files, err := r.namespace()
 		if err != nil {
 			return err
@@ -232,7 +330,13 @@ func freshSysctls() (map[string]string, error) {
 		}
 		return nil
 	})
-	return values, err
+	return baseline{values, err}
+}
+
+// baseline is what freshSysctls found.
+type baseline struct {
+	values map[string]string
+	err    error
 }
 
 // sysctlRank orders writes: a parameter comes after those whose writing changes it.
@@ -316,13 +420,14 @@ func (s *State) deviceSysctls(devices []string) []Sysctl {
 // returns those that can't be set yet, because the parameter does not exist or another one bounds it, and those
 // that are not set here and needn't be: the namespace can't set them, so that the value was not its own choice,
 // or a fresh namespace of the source host had the value.
-func writeSysctls(list []Sysctl) (later, skipped []Sysctl) {
-	r := newSysctlReader()
+func writeSysctls(list []Sysctl, same twins) (later, skipped []Sysctl) {
+	r := newSysctlReader(same)
 	for _, c := range list {
 		have, ok := r.read(c.Path)
 		if ok && have == c.Value {
 			continue
 		}
+		delete(r.twins, sysctlDevice(c.Path)) // from now on it is like no other
 		if err := writeSysctl(c.Path, c.Value); err != nil {
 			switch {
 			case !ok && c.Fresh: // of a protocol or a module that is not here

@@ -109,3 +109,14 @@ const (
 	iffAutomedia  uint32 = 0x4000
 	iffDynamic    uint32 = 0x8000
 )
+
+// Attributes of linux/neighbour.h and linux/if_link.h: the parameters of neighbour tables and of devices.
+const (
+	sizeofNdtMsg       = 4
+	ndtaParms          = 6
+	ndtpaIfindex       = 1
+	ndtpaRefcnt        = 2
+	ndtpaReachableTime = 3
+	iflaInetConf       = 1
+	iflaInet6Conf      = 2
+)

@@ -252,7 +252,7 @@ func (h *host) describeLayer3(ctx context.Context, u *Uplink, outer link) error 
 
 // deviceSettings reads what differs from default for a device in the thread's namespace.
 func deviceSettings(dev string) []Setting {
-	r := newSysctlReader()
+	r := newSysctlReader(nil)
 	var list []Setting
 	for _, f := range r.device(dev) {
 		if !strings.Contains(f.path, "/conf/") || isLinkMTU(f.path) {
