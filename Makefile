@@ -72,6 +72,18 @@ fuzz: ## run every fuzz target for FUZZTIME
 		$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzzminimizetime 10x -fuzztime $(FUZZTIME) "$$package" </dev/null; \
 	done
 
+# How many random namespaces `make soak` moves; "N-M" picks them.
+SEEDS ?= 3000
+
+.PHONY: soak
+soak: export CI := true
+soak: ## move SEEDS random namespaces and compare, see netstate/random_test.go (root)
+	NSMIGRATE_SEEDS=$(SEEDS) $(GO) test -count=1 -timeout 4h -run '^TestRandom$$' ./netstate
+
+.PHONY: corpus
+corpus: ## move the rulesets of nftables' and iptables' own test suites, fetched through apt (root)
+	NSMIGRATE_CORPUS=1 $(GO) test -count=1 -v -run '^TestCorpus' ./netstate/nftables
+
 .PHONY: cross
 cross: ## build for the other architecture
 	CGO_ENABLED=0 GOARCH=arm64 $(GO) build ./...

@@ -3,6 +3,7 @@ package nftables_test
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -113,6 +114,11 @@ func dropHandles(v any) {
 		delete(v, "handle")
 		for _, inner := range v {
 			dropHandles(inner)
+		}
+		if set, ok := v["set"].(map[string]any); ok { // sets without order are listed by their hashes
+			if elements, ok := set["elem"].([]any); ok {
+				slices.SortFunc(elements, func(a, b any) int { return strings.Compare(fmt.Sprint(a), fmt.Sprint(b)) })
+			}
 		}
 	case []any:
 		for _, inner := range v {

@@ -298,6 +298,27 @@ func settableExpr(expr []byte) {
 	case bytes.Equal(name, []byte("dynset")):
 		settableExpr(rawnl.Get(data, unix.NFTA_DYNSET_EXPR))
 		settableExprs(rawnl.Get(data, dynsetExpressions))
+		settableDynset(data)
+	}
+}
+
+// settableDynset undoes two peculiarities of how the kernel dumps the expression that adds to a set
+// (nft_dynset_dump): it states a timeout of zero also for sets without timeouts, for which it refuses any, and
+// leaves out the flag without which it refuses a list of expressions.
+func settableDynset(data []byte) {
+	const padding, flagExpr = 8, 2 // NFTA_DYNSET_PAD, NFT_DYNSET_F_EXPR
+	if flags := rawnl.Get(data, unix.NFTA_DYNSET_FLAGS); len(flags) == 4 && rawnl.Get(data, dynsetExpressions) != nil {
+		binary.BigEndian.PutUint32(flags, binary.BigEndian.Uint32(flags)|flagExpr)
+	}
+	if timeout := rawnl.Get(data, unix.NFTA_DYNSET_TIMEOUT); timeout == nil || number(timeout) != 0 {
+		return
+	}
+	for b := data; len(b) >= unix.SizeofNlAttr; {
+		n := int(binary.NativeEndian.Uint16(b))
+		if binary.NativeEndian.Uint16(b[2:])&^(unix.NLA_F_NESTED|unix.NLA_F_NET_BYTEORDER) == unix.NFTA_DYNSET_TIMEOUT {
+			binary.NativeEndian.PutUint16(b[2:], padding)
+		}
+		b = b[min(max(rawnl.Align(n), unix.SizeofNlAttr), len(b)):]
 	}
 }
 
