@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -231,7 +232,40 @@ func (b *builder) run(ctx context.Context, batch Batch) error {
 		}
 		ops = settle(batch.Settle, have, ops)
 	}
-	// Operations that go the same way are sent together.
+	deadline := time.Now().Add(patience)
+	for {
+		err := b.runOps(ctx, ops)
+		if err == nil && batch.Carriers {
+			return b.syncCarriers(ctx)
+		}
+		if !batch.Patient || !errors.Is(err, unix.ENETDOWN) && !errors.Is(err, unix.EHOSTUNREACH) || time.Now().After(deadline) {
+			return err
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// syncCarriers asks for every link by itself, before which the kernel does its deferred work on the link's
+// carrier (linkwatch_sync_dev, since Linux 6.8); else it takes up to a second. A master's carrier follows from
+// that of its ports, so that the links are asked for twice.
+func (b *builder) syncCarriers(ctx context.Context) error {
+	for range 2 {
+		for index := range b.names {
+			req := encodeLink(unix.AF_UNSPEC, index, 0, 0, []rawnl.Attr{u32Attr(unix.IFLA_EXT_MASK, rtextFilterSkipStats)})
+			req.Type = unix.RTM_GETLINK
+			if _, err := b.nl.Request(ctx, req); err != nil && !errors.Is(err, unix.ENODEV) {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// patience bounds the wait for the carrier of a link whose other end is up. Of a bridge it comes within a second.
+const patience = 3 * time.Second
+
+// runOps applies operations; those that go the same way are sent together.
+func (b *builder) runOps(ctx context.Context, ops []Op) error {
 	for len(ops) > 0 {
 		n := 1
 		for n < len(ops) && ops[n].way() == ops[0].way() {
@@ -287,12 +321,8 @@ func (b *builder) runSame(ctx context.Context, ops []Op) error {
 		for i := range ops {
 			list[i] = *ops[i].Sysctl
 		}
-		same, err := b.twins(ctx, list)
-		if err != nil {
-			return err
-		}
 		return b.n.Do(func() error {
-			later, skipped := writeSysctls(list, same)
+			later, skipped := writeSysctls(list)
 			b.later = append(b.later, later...)
 			for _, c := range skipped {
 				b.log.Info("this host has its own value", "sysctl", sysctlName(c.Path), "source", c.Value)
@@ -303,22 +333,6 @@ func (b *builder) runSame(ctx context.Context, ops []Op) error {
 		return b.send(ctx, b.host.nl, ops)
 	}
 	return b.send(ctx, b.nl, ops)
-}
-
-// twins finds the devices that have the same parameters before any is set, if it pays.
-func (b *builder) twins(ctx context.Context, list []Sysctl) (twins, error) {
-	if !slices.ContainsFunc(list, func(c Sysctl) bool { return sysctlDevice(c.Path) != "" }) {
-		return nil, nil
-	}
-	msgs, err := take(ctx, b.nl, dumps()[0])
-	if err != nil {
-		return nil, err
-	}
-	links, err := (&State{Messages: map[Kind][]rawnl.Message{KindLink: msgs}}).links()
-	if err != nil {
-		return nil, err
-	}
-	return findTwins(ctx, b.nl, links)
 }
 
 // send applies operations over one socket. Routes whose gateway is not reachable yet are tried again after
@@ -359,6 +373,9 @@ func (b *builder) send(ctx context.Context, nl *rawnl.Conn, ops []Op) error {
 func (o *Op) tolerates(errno unix.Errno) bool {
 	switch o.Verb {
 	case "add":
+		if n, err := parseNeigh(o.Object); o.Kind == KindFDB && errno == unix.EPERM && err == nil && learnedFDB(&n) {
+			return true // the bridge's port has no carrier yet; it will learn again
+		}
 		return errno == unix.EEXIST && (o.Kind == KindRoute || o.Kind == KindAddress || o.Kind == KindFDB)
 	case "prefer":
 		return errno == unix.EINVAL
@@ -395,7 +412,7 @@ func (b *builder) finishSysctls() error {
 		return nil
 	}
 	return b.n.Do(func() error {
-		later, _ := writeSysctls(b.later, nil)
+		later, _ := writeSysctls(b.later)
 		for _, c := range later {
 			if err := writeSysctl(c.Path, c.Value); err != nil {
 				return err

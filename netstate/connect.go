@@ -138,13 +138,19 @@ func (p *planner) connect() []Batch {
 		}
 		wake = append(wake, Op{Verb: "set", Kind: KindLink, Object: p.msgs[l.index], Msg: m})
 	}
-	batches := []Batch{{Name: "links up", Ops: wake}}
+	batches := []Batch{{Name: "links up", Carriers: true, Ops: wake}}
 	p.awake = true
 	if asleep {
-		batches = append(batches, Batch{Name: "addresses", Settle: KindAddress, Ops: p.addresses()},
-			Batch{Name: "routes", Settle: KindRoute, Ops: p.routes()})
+		batches = append(batches, Batch{Name: "addresses", Settle: KindAddress, Ops: p.addresses()})
 	}
-	return append(batches, Batch{Name: "neighbours", Ops: p.neighbours()})
+	nexthops := p.nexthops()
+	if len(p.ups) > 0 && len(nexthops) > 0 {
+		batches = append(batches, Batch{Name: "nexthops", Patient: true, Ops: nexthops}, Batch{Name: "forwarding entries", Settle: KindFDB, Ops: p.fdb()})
+	}
+	if asleep || len(p.ups) > 0 && len(nexthops) > 0 {
+		batches = append(batches, Batch{Name: "routes", Settle: KindRoute, Ops: p.routes()})
+	}
+	return append(batches, Batch{Name: "neighbours", Ops: p.neighbours()}, p.linkMTUs())
 }
 
 // Disconnect cuts the namespace n from its host: the host's side of each uplink goes down, which takes the

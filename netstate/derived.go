@@ -42,7 +42,6 @@ func derive(s *State) derived {
 				net = netip.PrefixFrom(peer, int(a.bits)).Masked()
 			}
 			add(unix.RTN_ANYCAST, single(net.Addr()))
-			add(unix.RTN_MULTICAST, netip.MustParsePrefix("ff00::/8"))
 			continue
 		}
 		add(unix.RTN_LOCAL, net) // of the loopback device
@@ -82,6 +81,9 @@ func (d derived) explains(m rawnl.Message, other map[string]bool) bool {
 	dst, ok := netip.AddrFromSlice(b)
 	if !ok {
 		return false
+	}
+	if r.family() == unix.AF_INET6 && r.typ() == unix.RTN_MULTICAST {
+		return dst == netip.MustParseAddr("ff00::") // comes with a link's carrier
 	}
 	key.dst = netip.PrefixFrom(dst, int(r.hdr[1]))
 	id, ok := d[key]

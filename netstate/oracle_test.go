@@ -44,6 +44,13 @@ func TestRoundTrip(t *testing.T) {
 
 // roundTrip moves what a script builds to another host. commands are those of the second oracle.
 func roundTrip(t *testing.T, script string, commands []string) {
+	t.Helper()
+	move(t, script, commands, true)
+}
+
+// move is roundTrip; early says whether the namespace must be the same before it is connected already.
+func move(t *testing.T, script string, commands []string, early bool) {
+	t.Helper()
 	ctx := context.Background()
 	hostA, source := arrange(t, script)
 	settleDown(t, source, hostA)
@@ -60,7 +67,7 @@ func roundTrip(t *testing.T, script string, commands []string) {
 		t.Fatal(err)
 	}
 	// A link whose parent is outside is held without carrier, or down, until it is connected.
-	if !slices.ContainsFunc(want.Uplinks(), func(u netstate.Uplink) bool { return u.Kind != "veth" }) {
+	if early && !slices.ContainsFunc(want.Uplinks(), func(u netstate.Uplink) bool { return u.Kind != "veth" }) {
 		checkDiff(t, want, func() *netstate.State { return capture(t, target, hostB) })
 	}
 	if err := netstate.Connect(ctx, target, want, opts); err != nil {
@@ -117,11 +124,11 @@ func volatile() []string {
 
 func compareTools(t *testing.T, commands []string, source, target *ns.NS) {
 	t.Helper()
-	for _, cmd := range commands {
+	for _, cmd := range differing(t, commands, source, target) {
 		var want, got string
-		for deadline := time.Now().Add(2 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 			want, got = tidyJSON(t, sh(t, source, cmd)), tidyJSON(t, sh(t, target, cmd))
-			if strings.Contains(cmd, "fdb") || strings.Contains(cmd, "neigh") || strings.Contains(cmd, "-6 -d -j route") { // hash tables; the order of joining
+			if strings.Contains(cmd, "fdb") || strings.Contains(cmd, "neigh") || strings.Contains(cmd, "-6 -d -j route") || strings.Contains(cmd, "bridge -d -j link") { // hash tables; the order of joining
 				want, got = sortLines(want), sortLines(got)
 			}
 			if want == got {
@@ -132,6 +139,24 @@ func compareTools(t *testing.T, commands []string, source, target *ns.NS) {
 			t.Errorf("%s\n before and after:\n%s", cmd, lineDiff(want, got))
 		}
 	}
+}
+
+// differing runs all commands at once, which is much faster, and returns those that must be looked at closely.
+func differing(t *testing.T, commands []string, source, target *ns.NS) []string {
+	t.Helper()
+	const mark = "\n-- next --\n"
+	all := strings.Join(commands, "\nprintf '"+strings.ReplaceAll(mark, "\n", `\n`)+"'\n")
+	want, got := strings.Split(sh(t, source, all), mark), strings.Split(sh(t, target, all), mark)
+	if len(want) != len(commands) || len(got) != len(commands) {
+		return commands
+	}
+	var list []string
+	for i, cmd := range commands {
+		if tidyJSON(t, want[i]) != tidyJSON(t, got[i]) {
+			list = append(list, cmd)
+		}
+	}
+	return list
 }
 
 func sortLines(s string) string {

@@ -31,7 +31,13 @@ type Batch struct {
 	// Settle means that the operations state the whole content of their kind: what the namespace already
 	// has is not added again, and what it has too much is deleted.
 	Settle Kind
-	Ops    []Op
+	// Patient batches are tried again for a while if a link has no carrier yet or the route for the other end
+	// of an IPv6 address is not there yet: the kernel does both a moment later.
+	Patient bool
+	// Carriers means that what the kernel has yet to do about carriers must be done after the batch: it flushes
+	// neighbours, proxy entries and nexthops, resets the IPv6 MTU and makes addresses when it gets to it.
+	Carriers bool
+	Ops      []Op
 }
 
 // Site is what a Plan must know of the place where the namespace is built.
@@ -72,16 +78,17 @@ func Plan(s *State, site Site) ([]Batch, error) {
 		{Name: "link attributes", Ops: p.attributes()},
 		{Name: "device sysctls", Ops: sysctlOps(s.deviceSysctls(p.names()))},
 		{Name: "bridge VLANs", Settle: KindBridgeVLAN, Ops: p.replay(KindBridgeVLAN, func(m rawnl.Message) rawnl.Message { return vlanInput(m, unix.RTM_SETLINK) })},
-		{Name: "links up", Ops: p.flags()},
+		{Name: "links up", Carriers: true, Ops: p.flags()},
 		{Name: "address labels", Settle: KindAddrLabel, Ops: p.replay(KindAddrLabel, addrLabelAdd)},
 		{Name: "addresses", Settle: KindAddress, Ops: p.addresses()},
-		{Name: "nexthops", Ops: p.nexthops()},
+		{Name: "nexthops", Patient: true, Ops: p.nexthops()},
 		{Name: "routes", Settle: KindRoute, Ops: p.routes()},
 		{Name: "rules", Settle: KindRule, Ops: p.replay(KindRule, ruleAdd)},
 		{Name: "neighbours", Ops: p.neighbours()},
 		{Name: "forwarding entries", Settle: KindFDB, Ops: p.fdb()},
 		{Name: "multicast forwarding entries", Settle: KindMDB, Ops: p.replay(KindMDB, mdbAdd)},
 		{Name: "final address flags", Ops: p.settled()},
+		p.linkMTUs(),
 	}, nil
 }
 
@@ -430,7 +437,8 @@ func (p *planner) replay(kind Kind, request func(rawnl.Message) rawnl.Message) [
 func (p *planner) fdb() []Op {
 	return slices.DeleteFunc(p.replay(KindFDB, fdbAdd), func(op Op) bool {
 		n, err := parseNeigh(op.Object)
-		return err != nil || p.byIdx[n.index()] == nil
+		_, nhid := rawnl.Find(n.attrs, ndaNHID)
+		return err != nil || p.byIdx[n.index()] == nil || p.waits(nhid)
 	})
 }
 
@@ -462,10 +470,26 @@ func (p *planner) noDAD(a *addressMsg) uint32 {
 	return unix.IFA_F_NODAD
 }
 
+// linkMTUs sets the IPv6 MTU of devices, which the kernel resets when a link comes up or gets a carrier.
+func (p *planner) linkMTUs() Batch {
+	list := slices.DeleteFunc(p.s.deviceSysctls(p.names()), func(c Sysctl) bool { return !isLinkMTU(c.Path) })
+	return Batch{Name: "IPv6 MTUs", Ops: sysctlOps(list)}
+}
+
+// waits reports whether a route or forwarding entry can't be made before Connect: it goes through a nexthop
+// object, and those need a carrier, which an uplink and what is stacked on it do not have.
+func (p *planner) waits(nhid bool) bool {
+	return nhid && !p.awake && len(p.ups) > 0
+}
+
 func (p *planner) nexthops() []Op {
+	if p.waits(true) {
+		return nil
+	}
 	var singles, groups []Op
 	for _, m := range p.s.Messages[KindNexthop] {
 		op := Op{Verb: "add", Kind: KindNexthop, Object: m, Msg: nexthopAdd(m)}
+		op.Msg.Flags = unix.NLM_F_CREATE | unix.NLM_F_REPLACE // a group that lost a member is still there
 		if isGroup(m) {
 			groups = append(groups, op)
 		} else {
@@ -479,7 +503,7 @@ func (p *planner) routes() []Op {
 	msgs := p.s.Messages[KindRoute]
 	places := make([]int, 0, len(msgs)) // rank and position: there may be a million of them
 	for i, m := range msgs {
-		if r, err := parseRoute(m); err == nil && !p.sleeps(&r) {
+		if r, err := parseRoute(m); err == nil && !p.sleeps(&r) && !p.waits(r.has(rtaNHID)) {
 			places = append(places, r.rank()<<32|i)
 		}
 	}
