@@ -321,8 +321,12 @@ func (b *builder) runSame(ctx context.Context, ops []Op) error {
 		for i := range ops {
 			list[i] = *ops[i].Sysctl
 		}
+		same, err := b.twins(ctx, list)
+		if err != nil {
+			return err
+		}
 		return b.n.Do(func() error {
-			later, skipped := writeSysctls(list)
+			later, skipped := writeSysctls(list, same)
 			b.later = append(b.later, later...)
 			for _, c := range skipped {
 				b.log.Info("this host has its own value", "sysctl", sysctlName(c.Path), "source", c.Value)
@@ -333,6 +337,22 @@ func (b *builder) runSame(ctx context.Context, ops []Op) error {
 		return b.send(ctx, b.host.nl, ops)
 	}
 	return b.send(ctx, b.nl, ops)
+}
+
+// twins finds the devices that have the same parameters before any is set, if it pays.
+func (b *builder) twins(ctx context.Context, list []Sysctl) (twins, error) {
+	if !slices.ContainsFunc(list, func(c Sysctl) bool { return sysctlDevice(c.Path) != "" }) {
+		return nil, nil
+	}
+	msgs, err := take(ctx, b.nl, dumps()[0])
+	if err != nil {
+		return nil, err
+	}
+	links, err := (&State{Messages: map[Kind][]rawnl.Message{KindLink: msgs}}).links()
+	if err != nil {
+		return nil, err
+	}
+	return findTwins(ctx, b.nl, links)
 }
 
 // send applies operations over one socket. Routes whose gateway is not reachable yet are tried again after
@@ -412,7 +432,7 @@ func (b *builder) finishSysctls() error {
 		return nil
 	}
 	return b.n.Do(func() error {
-		later, _ := writeSysctls(b.later)
+		later, _ := writeSysctls(b.later, nil)
 		for _, c := range later {
 			if err := writeSysctl(c.Path, c.Value); err != nil {
 				return err
