@@ -239,12 +239,15 @@ func (d *dump) failed(cause error) error {
 // still, or runs again if it is to be left running.
 func (d *dump) freezeAndWrite(ctx context.Context, store Store) error {
 	d.clock.Phase(phaseFreeze, true)
-	if err := d.trees.freeze(ctx); err != nil {
+	if err := d.trees.stop(); err != nil {
 		return err
 	}
 	// Locked only now: what came in until the freeze is in the receive queues and wakes the service up at
 	// once when it lives again, while a packet that the lock drops costs its sender a retransmission timeout.
 	if err := d.lock.Hold(ctx); err != nil {
+		return err
+	}
+	if err := d.trees.freeze(ctx); err != nil {
 		return err
 	}
 	if err := d.trees.redirect(false); err != nil {
@@ -259,8 +262,6 @@ func (d *dump) freezeAndWrite(ctx context.Context, store Store) error {
 		if err := d.resumeSnapshot(); err != nil {
 			return err
 		}
-	} else {
-		d.trees.pin()
 	}
 	d.clock.Phase("write image", !d.opts.LeaveRunning)
 	return d.write(ctx, state, store)
@@ -297,10 +298,11 @@ func (d *dump) resumeSnapshot() error {
 	if err := errors.Join(d.trees.redirect(true), d.trees.finish()); err != nil {
 		return err
 	}
-	if err := d.lock.Release(); err != nil {
+	if err := errors.Join(d.lock.Release(), d.lock.ReleaseNew()); err != nil {
 		return err
 	}
-	return d.lock.ReleaseNew()
+	d.trees.goOn()
+	return nil
 }
 
 // write completes the image and stages it.
@@ -414,6 +416,7 @@ func (d *dump) rollBack(cause error, store Store) error {
 		d.lock.Release(),
 		d.lock.ReleaseNew(),
 	)
+	d.trees.goOn()
 	if err := store.Discard(); err != nil {
 		failed.Err = errors.Join(failed.Err, err)
 	}
@@ -425,7 +428,7 @@ func (d *dump) rollBack(cause error, store Store) error {
 func (d *dump) endSource(store Store) error {
 	if !d.opts.LeaveRunning {
 		if d.trees.finish() != nil {
-			// The image is the service now. A criu that died at this point left a pinned tree behind.
+			// The image is the service now. A criu that died at this point left a stopped tree behind.
 			if err := d.trees.kill(); err != nil {
 				return errors.Join(fmt.Errorf("dump: end source: %w", err), d.lock.Keep())
 			}

@@ -106,6 +106,7 @@ type Tree struct {
 	Binaries   []Binary   `json:"binaries"` // executables and libraries that must be the same on the other host
 	Externals  []External `json:"externals,omitempty"`
 	SkipMounts []string   `json:"skip_mounts,omitempty"` // mount points that mean nothing on another host (MountOwn)
+	Stopped    []int      `json:"stopped,omitempty"`     // processes that their user had stopped; all others go on after a restore
 	ShellJob   bool       `json:"shell_job,omitempty"`   // the root is no session leader: it joins the session of its restorer
 	Files      []File     `json:"files,omitempty"`       // open or mapped files that must be there in the same size
 }

@@ -28,7 +28,7 @@ type tree struct {
 	session *criu.Session
 	logs    string // criu's work directory
 	files   []*os.File
-	stopped []int // processes that a SIGSTOP of ours keeps from running should criu die
+	stopped []int // processes, as the host sees them, that a SIGSTOP of ours keeps from running
 }
 
 // startCRIU starts a criu for every tree, in the place that the tree needs, with its images below dir and
@@ -158,33 +158,14 @@ func (ts trees) dump(ctx context.Context) error {
 	return ts.each(func(t *tree) error { return t.session.Advance(ctx, criu.PostDump) })
 }
 
-// pin makes sure that a tree stays where it is should its criu die in the hold, which can be long. The
-// signal is not part of the images; kill takes precedence over it, and resume takes it back.
-func (ts trees) pin() {
-	for _, t := range ts {
-		for _, p := range t.live.Processes {
-			if !p.Zombie() && !p.Stopped() && unix.Kill(p.PID, unix.SIGSTOP) == nil {
-				t.stopped = append(t.stopped, p.PID)
-			}
-		}
-	}
-}
-
-func (t *tree) unpin() {
-	for _, pid := range t.stopped {
-		unix.Kill(pid, unix.SIGCONT) // also takes a SIGSTOP back that is still pending
-	}
-	t.stopped = nil
-}
-
 // finish lets every criu end its request: the trees are killed without a packet, or resumed if the dump
 // leaves them running.
 func (ts trees) finish() error {
 	return ts.each(func(t *tree) error { return t.session.Finish() })
 }
 
-// kill ends trees that a criu which died could not end. Their connections are in repair mode still, so that
-// no packet leaves.
+// kill ends trees that a criu which died could not end. They are stopped, and their connections are in repair mode
+// still, so that no packet leaves.
 func (ts trees) kill() error {
 	var errs []error
 	for _, t := range ts {
@@ -197,8 +178,8 @@ func (ts trees) kill() error {
 	return errors.Join(errs...)
 }
 
-// resume rolls every dump back: the trees run again. The network must still be locked; it may be unlocked
-// afterwards.
+// resume rolls every dump back: the trees are as they were, but still stopped. The network must still be locked; it
+// may be unlocked afterwards.
 func (ts trees) resume(car *sidecar.Sidecar) error {
 	var errs []error
 	for _, t := range ts {
@@ -213,17 +194,12 @@ func (t *tree) resume(car *sidecar.Sidecar) error {
 	if t.session == nil {
 		return nil
 	}
-	if !t.session.Done() {
-		// Still frozen by criu: the order has it that nothing is left pending when it lets go.
-		t.unpin()
-	}
 	err := t.session.Veto()
 	var fault *criu.Error
 	if errors.As(err, &fault) && fault.Died || errors.Is(err, criu.ErrEnded) {
 		// It died, now or before, and could not put anything back.
 		err = t.mend(car)
 	}
-	t.unpin()
 	return err
 }
 

@@ -172,6 +172,7 @@ func (r *restoring) putBackOptions(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		t.hostPID = pids
 		r.report.PIDs = append(r.report.PIDs, pids[t.facts.Root])
 		notes, err := r.car.Apply(ctx, t.index, func(pid int) int { return pids[pid] })
 		if err != nil {

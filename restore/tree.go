@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -27,6 +28,7 @@ type tree struct {
 	root    string // directory that CRIU takes for / where it rebuilds mount namespaces
 	criu    *criu.Process
 	session *criu.Session
+	hostPID map[int]int // by pid in the tree's own pid namespace, once it is restored
 	files   []*os.File
 	inherit []criu.Inherit
 
@@ -182,6 +184,11 @@ func (t *tree) release(stdio []*os.File) error {
 	}
 	if err := t.session.Finish(); err != nil {
 		return err
+	}
+	for own, pid := range t.hostPID { // the dump stopped them first of all
+		if !slices.Contains(t.facts.Stopped, own) {
+			unix.Kill(pid, unix.SIGCONT) //nolint:errcheck // a zombie, or gone
+		}
 	}
 	if t.init == nil {
 		return nil

@@ -123,6 +123,19 @@ func (d Dir) readThreads(p *Process) error {
 
 func abs(n int) int { return max(n, -n) }
 
+// State returns the state of a process, the letter of ps(1). The error is [ErrGone] if there is no such process.
+func (d Dir) State(pid int) (byte, error) {
+	b, err := os.ReadFile(d.path(pid, "stat"))
+	if err != nil {
+		return 0, gone(pid, err)
+	}
+	i := bytes.LastIndexByte(b, ')')
+	if i < 0 || len(b) < i+3 {
+		return 0, fmt.Errorf("stat: %w %q", ErrMalformed, b)
+	}
+	return b[i+2], nil
+}
+
 func (d Dir) readNames(p *Process) error {
 	b, err := os.ReadFile(d.path(p.PID, "cmdline"))
 	if err != nil {

@@ -1,0 +1,86 @@
+package checkpoint
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nsmigrate/nsmigrate/checkpoint/proc"
+)
+
+// stopTime bounds the wait for stopped processes. One that is in vfork(2) does not stop; CRIU waits for it.
+const stopTime = 200 * time.Millisecond
+
+// stop stops every process of the trees. Should their criu die, its kernel-side hold on them ends at once; stopped,
+// they don't run into connections that are in repair mode, where every read fails. The images say that they are
+// stopped, so restore has to let them go on too.
+func (ts trees) stop() error {
+	for _, t := range ts {
+		if err := t.stop(); err != nil {
+			return fmt.Errorf("stop process %d: %w", t.facts.HostRoot, err)
+		}
+	}
+	for deadline := time.Now().Add(stopTime); time.Now().Before(deadline); {
+		if !slices.ContainsFunc(ts, (*tree).running) {
+			return nil
+		}
+		time.Sleep(50 * time.Microsecond) // nobody but the parent is told when a process stops
+	}
+	return nil
+}
+
+// stop goes over the tree until it finds nobody new: a process can fork until it is stopped itself.
+func (t *tree) stop() error {
+	done := make(map[int]bool)
+	for {
+		if err := proc.Default.Refresh(t.live); err != nil {
+			return err
+		}
+		before := len(done)
+		for i := range t.live.Processes {
+			p := &t.live.Processes[i]
+			if done[p.PID] || p.Zombie() {
+				continue
+			}
+			done[p.PID] = true
+			state, err := proc.Default.State(p.PID)
+			switch {
+			case errors.Is(err, proc.ErrGone):
+				continue
+			case err != nil:
+				return err
+			case state == 'T': // its user stopped it, and it stays stopped
+				t.facts.Stopped = append(t.facts.Stopped, proc.Own(p.NSpid))
+				continue
+			}
+			if err := unix.Kill(p.PID, unix.SIGSTOP); err != nil && !errors.Is(err, unix.ESRCH) {
+				return err
+			}
+			t.stopped = append(t.stopped, p.PID)
+		}
+		if len(done) == before {
+			return nil
+		}
+	}
+}
+
+// running reports whether a process that was told to stop still runs.
+func (t *tree) running() bool {
+	return slices.ContainsFunc(t.stopped, func(pid int) bool {
+		state, err := proc.Default.State(pid)
+		return err == nil && state != 'T' && state != 't' && state != 'Z' && state != 'X'
+	})
+}
+
+// goOn lets the processes run again that stop stopped.
+func (ts trees) goOn() {
+	for _, t := range ts {
+		for _, pid := range t.stopped {
+			unix.Kill(pid, unix.SIGCONT) //nolint:errcheck // gone
+		}
+		t.stopped = nil
+	}
+}
