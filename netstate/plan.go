@@ -568,7 +568,7 @@ func (p *planner) settled() []Op {
 }
 
 // settle compares what a namespace has of a kind with what a batch adds: it returns the operations that are
-// still needed. Deletions come first, because what is there could stand in the way; only routes are deleted
+// still needed, in the memory of want. Deletions come first, because what is there could stand in the way; only routes are deleted
 // last, because a gateway may have been reached through one that was removed later.
 func settle(kind Kind, have []rawnl.Message, want []Op) []Op {
 	// What is there is little, even where very much is wanted: only that is remembered.
@@ -576,7 +576,7 @@ func settle(kind Kind, have []rawnl.Message, want []Op) []Op {
 	for _, m := range have {
 		surplus[identity(kind, m)]++
 	}
-	ops := make([]Op, 0, len(want))
+	ops := want[:0] // in place: there may be a million of them
 	for _, op := range want {
 		if key := identity(kind, op.Object); surplus[key] > 0 {
 			surplus[key]--

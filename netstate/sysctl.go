@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -259,7 +261,7 @@ func captureSysctls(ctx context.Context, n *ns.NS, nl *rawnl.Conn, links []link)
 		return nil, err
 	}
 	baseline := make(chan baseline, 1) // read meanwhile
-	go func() { baseline <- freshSysctls() }()
+	go func() { baseline <- freshLately() }()
 	var files []sysctlFile
 	r := newSysctlReader(same)
 	err = n.Do(func() (err error) {
@@ -337,6 +339,30 @@ func freshSysctls() baseline {
 type baseline struct {
 	values map[string]string
 	err    error
+}
+
+// lately holds the last baseline: a namespace takes milliseconds to make and more to take down, and a host seldom
+// changes what it gives to new ones.
+var lately struct {
+	sync.Mutex
+	baseline
+	at time.Time
+}
+
+const baselineAge = 10 * time.Second
+
+// freshLately returns the parameters of a namespace that was made a moment ago. They are only read.
+func freshLately() baseline {
+	lately.Lock()
+	defer lately.Unlock()
+	if lately.values == nil || time.Since(lately.at) > baselineAge {
+		b := freshSysctls()
+		if b.err != nil {
+			return b
+		}
+		lately.baseline, lately.at = b, time.Now()
+	}
+	return lately.baseline
 }
 
 // sysctlRank orders writes: a parameter comes after those whose writing changes it.
