@@ -67,11 +67,11 @@ func (t *tree) stop() error {
 	}
 }
 
-// running reports whether a process that was told to stop still runs.
+// running reports whether a thread of a process that was told to stop still runs.
 func (t *tree) running() bool {
 	return slices.ContainsFunc(t.stopped, func(pid int) bool {
-		state, err := proc.Default.State(pid)
-		return err == nil && state != 'T' && state != 't' && state != 'Z' && state != 'X'
+		stopped, err := proc.Default.AllStopped(pid)
+		return err == nil && !stopped
 	})
 }
 

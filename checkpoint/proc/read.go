@@ -125,7 +125,29 @@ func abs(n int) int { return max(n, -n) }
 
 // State returns the state of a process, the letter of ps(1). The error is [ErrGone] if there is no such process.
 func (d Dir) State(pid int) (byte, error) {
-	b, err := os.ReadFile(d.path(pid, "stat"))
+	return readState(pid, d.path(pid, "stat"))
+}
+
+// AllStopped reports whether every thread of a process is stopped or has ended.
+func (d Dir) AllStopped(pid int) (bool, error) {
+	tids, err := numbers(d.path(pid, "task"))
+	if err != nil {
+		return false, gone(pid, err)
+	}
+	for _, tid := range tids {
+		state, err := readState(pid, d.path(pid, "task", strconv.Itoa(tid), "stat"))
+		if errors.Is(err, ErrGone) {
+			continue
+		}
+		if err != nil || !strings.ContainsRune("TtZX", rune(state)) {
+			return false, err
+		}
+	}
+	return true, nil
+}
+
+func readState(pid int, path string) (byte, error) {
+	b, err := os.ReadFile(path)
 	if err != nil {
 		return 0, gone(pid, err)
 	}
