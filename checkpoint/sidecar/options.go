@@ -92,6 +92,8 @@ func options() []option {
 		{"IP_MTU_DISCOVER", ip, unix.IP_MTU_DISCOVER, num32, inet, 0}, // of an IPv6 socket: for mapped addresses
 		{"IP_RECVERR", ip, unix.IP_RECVERR, num32, inet, 0},
 		{"IP_MINTTL", ip, unix.IP_MINTTL, num32, inet, 0},
+		{"IP_TOS", ip, unix.IP_TOS, num32, inet, v6}, // for mapped addresses; CRIU carries it for IPv4 sockets
+		{"IP_TTL", ip, unix.IP_TTL, num32, inet, v6},
 		{"IP_TRANSPARENT", ip, unix.IP_TRANSPARENT, num32, inet, v4},
 		{"IP_BIND_ADDRESS_NO_PORT", ip, unix.IP_BIND_ADDRESS_NO_PORT, num32, inet, 0},
 		{"IP_LOCAL_PORT_RANGE", ip, unix.IP_LOCAL_PORT_RANGE, num32, inet, 0},
@@ -130,6 +132,7 @@ func options() []option {
 
 		// CRIU leaves 1 on every restored connection; a service that binds its port again would find it.
 		{"SO_REUSEPORT", sol, unix.SO_REUSEPORT, num32, inet, 0},
+		{"SO_PRIORITY", sol, unix.SO_PRIORITY, num32, inet, 0}, // behind IP_TOS, which sets it too
 		{"SO_REUSEADDR", sol, unix.SO_REUSEADDR, num32, inet, 0},
 		{"SO_TIMESTAMP", sol, unix.SO_TIMESTAMP, num32, all, 0},
 		{"SO_TIMESTAMPNS", sol, unix.SO_TIMESTAMPNS, num32, all, 0},
