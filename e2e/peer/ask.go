@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"flag"
+	"io"
 	"net"
 	"os"
 	"time"
@@ -47,6 +48,13 @@ func askFor[T any](addr, local string, h hello) (answer T, err error) {
 	nc.SetDeadline(time.Now().Add(10 * time.Second))
 	if _, err = nc.Write(h.bytes()); err == nil {
 		err = json.NewDecoder(nc).Decode(&answer)
+	}
+	// Both ends' FINs are on the wire when this returns: whoever counts them can begin anew.
+	if tcp, ok := nc.(*net.TCPConn); ok && err == nil {
+		err = tcp.CloseWrite()
+	}
+	if err == nil {
+		_, err = io.Copy(io.Discard, nc)
 	}
 	return answer, err
 }
