@@ -115,6 +115,9 @@ func (b *builder) build(ctx context.Context) error {
 	if err := b.buildFilters(ctx); err != nil {
 		return err
 	}
+	if err := b.buildQueues(ctx); err != nil {
+		return err
+	}
 	if err := b.finishSysctls(); err != nil {
 		return err
 	}

@@ -12,10 +12,13 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nsmigrate/nsmigrate/netstate/conntrack"
+	"github.com/nsmigrate/nsmigrate/netstate/ipset"
 	"github.com/nsmigrate/nsmigrate/netstate/iptables"
 	"github.com/nsmigrate/nsmigrate/netstate/nftables"
 	"github.com/nsmigrate/nsmigrate/netstate/ns"
 	"github.com/nsmigrate/nsmigrate/netstate/rawnl"
+	"github.com/nsmigrate/nsmigrate/netstate/tc"
+	"github.com/nsmigrate/nsmigrate/netstate/xfrm"
 )
 
 // CaptureOptions of [Capture]. The zero value captures everything and looks for the other ends of uplinks
@@ -159,6 +162,9 @@ func capture(ctx context.Context, n *ns.NS, opts CaptureOptions) (*State, error)
 	if err := s.captureFilters(ctx, n, opts.Prev); err != nil {
 		return nil, fmt.Errorf("capture: %w", err)
 	}
+	if err := s.captureQueues(ctx, n, opts.Prev); err != nil {
+		return nil, fmt.Errorf("capture: %w", err)
+	}
 	if p := opts.Prev; p != nil {
 		s.Sysctls, s.uplinks, s.others = p.Sysctls, p.uplinks, p.others
 		s.losses = append(s.losses, s.others...)
@@ -240,6 +246,12 @@ func validateMessage(k Kind, m rawnl.Message) error {
 		return nftables.Validate(m)
 	case KindConntrack:
 		return conntrack.Validate(m)
+	case KindTC:
+		return tc.Validate(m)
+	case KindIPSet:
+		return ipset.Validate(m)
+	case KindXFRM:
+		return xfrm.Validate(m)
 	}
 	size, typ := headerOf(k)
 	if m.Type != typ || m.Flags != 0 {

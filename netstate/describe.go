@@ -13,8 +13,11 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nsmigrate/nsmigrate/netstate/conntrack"
+	"github.com/nsmigrate/nsmigrate/netstate/ipset"
 	"github.com/nsmigrate/nsmigrate/netstate/nftables"
 	"github.com/nsmigrate/nsmigrate/netstate/rawnl"
+	"github.com/nsmigrate/nsmigrate/netstate/tc"
+	"github.com/nsmigrate/nsmigrate/netstate/xfrm"
 )
 
 // item is one property of an object for people and programs. Its value is a string, a number or []item.
@@ -196,6 +199,12 @@ func decode(kind Kind, m rawnl.Message, names linkNames) []item {
 		return []item{{"text", "", nftables.Describe(m)}}
 	case KindConntrack:
 		return []item{{"text", "", conntrack.Describe(m)}}
+	case KindTC:
+		return []item{{"text", "", tc.Describe(m, names.of)}}
+	case KindIPSet:
+		return []item{{"text", "", ipset.Describe(m)}}
+	case KindXFRM:
+		return []item{{"text", "", xfrm.Describe(m)}}
 	}
 	size, _ := headerOf(kind)
 	hdr, attrs, err := split(m, size)

@@ -17,10 +17,6 @@ import (
 // findLosses looks for the objects that no kind of a State holds. It asks only what answers without loading a
 // module: a subsystem that is not there has no objects.
 func findLosses(ctx context.Context, n *ns.NS, nl *rawnl.Conn, links []link, names linkNames) ([]Loss, error) {
-	qdiscs, err := qdiscLosses(ctx, nl, names)
-	if err != nil {
-		return nil, err
-	}
 	routes, err := routeLosses(ctx, n, nl)
 	if err != nil {
 		return nil, err
@@ -29,46 +25,11 @@ func findLosses(ctx context.Context, n *ns.NS, nl *rawnl.Conn, links []link, nam
 	if err != nil {
 		return nil, err
 	}
-	xfrm, err := xfrmLosses(ctx, n)
-	if err != nil {
-		return nil, err
-	}
-	sets, err := ipsetLosses(ctx, n)
-	if err != nil {
-		return nil, err
-	}
 	bpf, err := bpfLosses(n, links)
 	if err != nil {
 		return nil, err
 	}
-	return slices.Concat(qdiscs, routes, xfrm, sets, generic, bpf), nil
-}
-
-// qdiscLosses finds queueing disciplines that somebody attached. Those that come with a device have handle 0.
-func qdiscLosses(ctx context.Context, nl *rawnl.Conn, names linkNames) ([]Loss, error) {
-	msgs, err := nl.Dump(ctx, rawnl.Message{Type: unix.RTM_GETQDISC, Data: make([]byte, sizeofTcMsg)})
-	if err != nil {
-		return nil, fmt.Errorf("dump qdiscs: %w", err)
-	}
-	var losses []Loss
-	for _, m := range msgs {
-		hdr, attrs, err := split(m, sizeofTcMsg)
-		if err != nil {
-			return nil, fmt.Errorf("qdisc: %w", err)
-		}
-		handle := binary.NativeEndian.Uint32(hdr[8:])
-		if handle == 0 {
-			continue
-		}
-		kind, _ := rawnl.Find(attrs, unix.TCA_KIND)
-		losses = append(losses, Loss{
-			Kind:   "qdisc",
-			Object: fmt.Sprintf("%s %x: dev %s", rawnl.CString(kind), handle>>16, names.of(int32(binary.NativeEndian.Uint32(hdr[4:])))),
-			Reason: "queueing disciplines, their classes and filters are not carried yet",
-			Remedy: "tc qdisc del, and add it again after the move",
-		})
-	}
-	return losses, nil
+	return slices.Concat(routes, generic, bpf), nil
 }
 
 // routeLosses finds routes of families that are not carried.
@@ -121,65 +82,6 @@ func absent(err error) bool {
 		}
 	}
 	return false
-}
-
-// xfrmLosses finds IPsec states and policies.
-func xfrmLosses(ctx context.Context, n *ns.NS) ([]Loss, error) {
-	c, err := rawnl.Dial(n, unix.NETLINK_XFRM)
-	if absent(err) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	defer c.Close()
-	var losses []Loss
-	for _, q := range []struct {
-		typ    uint16
-		size   int
-		object string
-	}{{xfrmMsgGetSA, sizeofXfrmUsersaID, "xfrm states"}, {xfrmMsgGetPolicy, sizeofXfrmUserpolicyID, "xfrm policies"}} {
-		msgs, err := c.Dump(ctx, rawnl.Message{Type: q.typ, Data: make([]byte, q.size)})
-		if err != nil {
-			return nil, fmt.Errorf("dump %s: %w", q.object, err)
-		}
-		if len(msgs) > 0 {
-			losses = append(losses, Loss{Kind: "xfrm", Object: q.object, Reason: fmt.Sprintf("%d of them, which are not carried yet", len(msgs))})
-		}
-	}
-	return losses, nil
-}
-
-// ipsetLosses finds the sets of ipset(8).
-func ipsetLosses(ctx context.Context, n *ns.NS) ([]Loss, error) {
-	if _, err := os.Stat("/sys/module/ip_set"); err != nil {
-		return nil, nil // asking would load it
-	}
-	c, err := rawnl.Dial(n, unix.NETLINK_NETFILTER)
-	if err != nil {
-		return nil, err
-	}
-	defer c.Close()
-	req := rawnl.Message{Type: unix.NFNL_SUBSYS_IPSET<<8 | ipsetCmdList, Data: rawnl.AppendAttr([]byte{unix.AF_UNSPEC, unix.NFNETLINK_V0, 0, 0}, ipsetAttrProtocol, []byte{ipsetProtocol})}
-	msgs, err := c.Dump(ctx, req)
-	if absent(err) || errors.Is(err, unix.EINVAL) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("dump ipsets: %w", err)
-	}
-	var losses []Loss
-	var last string
-	for _, m := range msgs {
-		if len(m.Data) < 4 {
-			continue
-		}
-		if name := rawnl.CString(rawnl.Get(m.Data[4:], ipsetAttrSetname)); name != last {
-			losses = append(losses, Loss{Kind: "ipset", Object: name, Reason: "sets of ipset are not carried yet", Remedy: "use sets of nftables, or ipset save and restore"})
-			last = name
-		}
-	}
-	return losses, nil
 }
 
 // genericLosses finds objects of subsystems that speak generic netlink.

@@ -10,8 +10,11 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nsmigrate/nsmigrate/netstate/conntrack"
+	"github.com/nsmigrate/nsmigrate/netstate/ipset"
 	"github.com/nsmigrate/nsmigrate/netstate/nftables"
 	"github.com/nsmigrate/nsmigrate/netstate/rawnl"
+	"github.com/nsmigrate/nsmigrate/netstate/tc"
+	"github.com/nsmigrate/nsmigrate/netstate/xfrm"
 )
 
 // Op is one change of a namespace. Exactly one of Msg.Data, Tun and Sysctl is set.
@@ -657,6 +660,12 @@ func normalize(kind Kind, m rawnl.Message) rawnl.Message {
 		return nftables.Normalize(m)
 	case KindConntrack:
 		return conntrack.Normalize(m)
+	case KindTC:
+		return tc.Normalize(m)
+	case KindIPSet:
+		return ipset.Normalize(m)
+	case KindXFRM:
+		return xfrm.Normalize(m)
 	}
 	return m
 }

@@ -28,13 +28,16 @@ const (
 	KindAddrLabel  Kind = 10 // IPv6 address selection labels
 	KindNFTables   Kind = 11 // nftables, see package nftables
 	KindConntrack  Kind = 12 // connection tracking entries, see package conntrack
+	KindTC         Kind = 13 // traffic control, see package tc
+	KindIPSet      Kind = 14 // sets of ipset, see package ipset
+	KindXFRM       Kind = 15 // IPsec states and policies, see package xfrm
 )
 
 // kinds lists all kinds in rendering order.
 func kinds() []Kind {
 	return []Kind{
 		KindLink, KindBridgeVLAN, KindAddress, KindNexthop, KindRoute, KindRule, KindNeigh, KindFDB, KindMDB,
-		KindAddrLabel, KindNFTables, KindConntrack,
+		KindAddrLabel, KindTC, KindIPSet, KindNFTables, KindConntrack, KindXFRM,
 	}
 }
 
@@ -64,6 +67,12 @@ func (k Kind) String() string {
 		return "nft"
 	case KindConntrack:
 		return "conntrack"
+	case KindTC:
+		return "tc"
+	case KindIPSet:
+		return "ipset"
+	case KindXFRM:
+		return "xfrm"
 	}
 	return fmt.Sprintf("kind %d", uint16(k))
 }
@@ -75,7 +84,7 @@ func (k Kind) plural() string {
 		return "addresses"
 	case KindNeigh:
 		return "neighbours"
-	case KindFDB, KindMDB, KindNFTables, KindConntrack:
+	case KindFDB, KindMDB, KindNFTables, KindConntrack, KindTC, KindIPSet, KindXFRM:
 		return k.String()
 	}
 	return k.String() + "s"

@@ -73,20 +73,8 @@ const (
 	mdbeAttrRtprot        = 4
 	mdbSourceAddress      = 1 // MDBA_MDB_SRCATTR_ADDRESS and MDBE_SRCATTR_ADDRESS
 
-	sizeofTcMsg = 20 // struct tcmsg
-
 	rtnlFamilyIPMR  = 128 // linux/rtnetlink.h
 	rtnlFamilyIP6MR = 129
-
-	xfrmMsgGetSA           = 0x12 // linux/xfrm.h
-	xfrmMsgGetPolicy       = 0x15
-	sizeofXfrmUsersaID     = 24
-	sizeofXfrmUserpolicyID = 64
-
-	ipsetCmdList      = 7 // linux/netfilter/ipset/ip_set.h
-	ipsetProtocol     = 7
-	ipsetAttrProtocol = 1
-	ipsetAttrSetname  = 2
 
 	tunOwnerNone = 0xffffffff // linux/if_tun.h: no owner set
 )
