@@ -59,28 +59,20 @@ func TestDumpRefused(t *testing.T) {
 			says: []string{"accept", ":7001", "hint"},
 		},
 		{
-			name: "qdisc",
+			name: "rate estimator",
 			setup: func(w *world) []string {
-				w.sh(w.A, "tc -n svc qdisc add dev eth0 root handle 1: tbf rate 100mbit burst 32k latency 50ms")
+				w.sh(w.A, "tc -n svc qdisc add dev eth0 root handle 1: estimator 1sec 8sec tbf rate 100mbit burst 32k latency 50ms")
 				return nil
 			},
 			says: []string{"qdisc", "tbf", "eth0", "--allow-loss", "hint"},
 		},
 		{
-			name: "ipset",
-			setup: func(w *world) []string {
-				w.sh(w.A, inSvc+"ipset create mine hash:ip")
-				return nil
-			},
-			says: []string{"ipset", "mine", "--allow-loss", "hint"},
-		},
-		{
 			name: "IPsec",
 			setup: func(w *world) []string {
-				w.sh(w.A, "ip -n svc xfrm policy add dir out src 192.0.2.1/32 dst 192.0.2.2/32")
+				w.sh(w.A, "ip -n svc xfrm state allocspi src 192.0.2.1 dst 192.0.2.2 proto esp min 0x100 max 0x200")
 				return nil
 			},
-			says: []string{"xfrm", "1 of them", "--allow-loss"},
+			says: []string{"xfrm", "192.0.2.2", "negotiated", "--allow-loss"},
 		},
 		{
 			name: "file exists",
@@ -197,7 +189,7 @@ func TestNoRoot(t *testing.T) {
 func TestAllowLoss(t *testing.T) {
 	w := newWorld(t)
 	w.serve()
-	w.sh(w.A, "tc -n svc qdisc add dev eth0 root handle 1: tbf rate 100mbit burst 32k latency 50ms")
+	w.sh(w.A, "tc -n svc qdisc add dev eth0 root handle 1: estimator 1sec 8sec tbf rate 100mbit burst 32k latency 50ms")
 	c := w.echo("4", 3)
 	before := w.snapshot(w.A)
 	r := w.nsmigrate(w.A, "dump", "--format", "json", "--netns", "svc", "-e", w.image(w.A))

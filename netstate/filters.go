@@ -66,7 +66,10 @@ func (s *State) captureQueues(ctx context.Context, n *ns.NS, prev *State) error 
 	if len(msgs) > 0 {
 		s.Messages[KindTC] = msgs
 	}
-	s.lose("tc", tc.Losses(msgs, s.names().of))
+	for _, line := range tc.Losses(msgs, s.names().of) {
+		noun, rest, _ := strings.Cut(line, " ")
+		s.lose(noun, []string{rest})
+	}
 	return nil
 }
 

@@ -16,6 +16,11 @@ func Describe(m rawnl.Message, name func(index int32) string) string {
 	if m.Type == typeAction {
 		return "action " + describeAction(actionOf(m))
 	}
+	return strings.Join(append([]string{nameOf(m, name)}, describeOptions(m)...), " ")
+}
+
+// nameOf renders what identifies a qdisc, class, filter or chain.
+func nameOf(m rawnl.Message, name func(index int32) string) string {
 	nouns := map[uint16]string{typeQdisc: "qdisc", typeClass: "class", typeFilter: "filter", typeChain: "chain"}
 	noun, ok := nouns[m.Type]
 	if !ok {
@@ -55,7 +60,7 @@ func Describe(m rawnl.Message, name func(index int32) string) string {
 	if m.Type == typeFilter {
 		parts = append(parts, fmt.Sprintf("handle %#x", h.handle))
 	}
-	return strings.Join(append(parts, describeOptions(m)...), " ")
+	return strings.Join(parts, " ")
 }
 
 func describeOptions(m rawnl.Message) []string {

@@ -6,8 +6,8 @@ import (
 	"github.com/nsmigrate/nsmigrate/netstate/rawnl"
 )
 
-// Losses returns one line for each object of a capture that [Plan] leaves out or changes, with the reason. name
-// gives the names of devices.
+// Losses returns one line for each object of a capture that [Plan] leaves out or changes: what it is ("qdisc tbf 1:
+// dev eth0 root"), a colon and the reason. name gives the names of devices.
 func Losses(msgs []rawnl.Message, name func(index int32) string) []string {
 	var lines []string
 	for _, m := range msgs {
@@ -16,7 +16,11 @@ func Losses(msgs []rawnl.Message, name func(index int32) string) []string {
 			reason = "the kernel does not tell how its rate estimator is set"
 		}
 		if reason != "" {
-			lines = append(lines, fmt.Sprintf("%s: %s", Describe(m, name), reason))
+			object := nameOf(m, name)
+			if m.Type == typeAction {
+				object = "action " + rawnl.CString(rawnl.Get(actionOf(m), actKind))
+			}
+			lines = append(lines, fmt.Sprintf("%s: %s", object, reason))
 		}
 	}
 	return lines
