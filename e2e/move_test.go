@@ -53,8 +53,10 @@ func TestBulk(t *testing.T) {
 			w := newWorld(t)
 			w.serve()
 			bulk := func(conns, id string, args ...string) *client {
-				return w.load(append([]string{"--mode", "bulk", "--size", "65536", "--connect", w.svc.Addr(family, 7000),
-					"--conns", conns, "--first-id", id}, args...)...)
+				return w.load(append([]string{
+					"--mode", "bulk", "--size", "65536", "--connect", w.svc.Addr(family, 7000),
+					"--conns", conns, "--first-id", id,
+				}, args...)...)
 			}
 			loads := []*client{
 				bulk("2", "1", "--read-rate", "2000000", "--server-read-rate", "2000000"),

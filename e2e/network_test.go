@@ -154,12 +154,17 @@ var views = map[string]string{
 	"tap queues":  "ip -d -j tuntap",
 }
 
-// settled is network when no address is tentative any more: duplicate detection takes a second.
+// settled is network when no address is tentative any more and nothing changes by itself: duplicate detection
+// takes a second, and the routes of an address come after it.
 func (w *world) settled(h *lab.Host) map[string][]string {
 	w.Helper()
 	var shown map[string][]string
 	w.check(lab.Eventually(w.limit(), func() error {
+		before := shown
 		shown = w.network(h)
+		if diffs := differences(before, shown); len(before) == 0 || len(diffs) > 0 {
+			return fmt.Errorf("still changing: %v", diffs)
+		}
 		for _, line := range shown["addresses"] {
 			if strings.Contains(line, "tentative") {
 				return errors.New(line)

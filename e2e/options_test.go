@@ -77,7 +77,7 @@ func otherCongestionControl(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range strings.Fields(string(b)) {
+	for name := range strings.FieldsSeq(string(b)) {
 		if name != strings.TrimSpace(string(current)) {
 			return name
 		}

@@ -220,11 +220,9 @@ func (c *client) order(order string) control.Report {
 }
 
 // progress demands that every connection carries new data, and that all of it was right so far.
-func (c *client) progress() control.Report {
+func (c *client) progress() {
 	c.w.Helper()
-	r := c.order(control.Progress)
-	c.w.check(r.Err())
-	return r
+	c.w.check(c.order(control.Progress).Err())
 }
 
 // stop ends the connections in order and demands that the totals agree.
@@ -236,13 +234,12 @@ func (c *client) stop() control.Report {
 }
 
 // died demands that the connections were ended by the service's side, and the load with them.
-func (c *client) died() control.Report {
+func (c *client) died() {
 	c.w.Helper()
 	r := c.order(control.Progress)
 	if r.Alive != 0 || r.Mismatches > 0 {
 		c.w.Fatalf("connections should be closed: %+v", r)
 	}
-	return r
 }
 
 // unharmed demands that no segment on the client's wire has ended a connection of the service.
@@ -383,9 +380,9 @@ func (w *world) carry(from, to *lab.Host) {
 	w.check(os.Remove(w.image(from)))
 }
 
-func (w *world) restore(to *lab.Host, args ...string) {
+func (w *world) restore(to *lab.Host) {
 	w.Helper()
-	w.ok(to, append([]string{"restore", "-i", w.image(to)}, args...)...)
+	w.ok(to, "restore", "-i", w.image(to))
 }
 
 // move takes the service from one host to the other.

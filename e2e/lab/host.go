@@ -67,11 +67,13 @@ func newHost(spec initSpec, dir string) (*Host, error) {
 	h.alive = in
 	line, err := bufio.NewReader(out).ReadString('\n')
 	if strings.TrimSpace(line) != "ready" {
-		return nil, errors.Join(fmt.Errorf("start host %s: %s", h.Name, strings.TrimSpace(line)), err, h.close())
+		h.close()
+		return nil, errors.Join(fmt.Errorf("start host %s: %s", h.Name, strings.TrimSpace(line)), err)
 	}
 	h.pidfd, err = unix.PidfdOpen(h.init.Process.Pid, 0)
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("start host %s: %w", h.Name, err), h.close())
+		h.close()
+		return nil, fmt.Errorf("start host %s: %w", h.Name, err)
 	}
 	return h, nil
 }
@@ -281,7 +283,7 @@ func StatusField(status []byte, name string) string {
 	return ""
 }
 
-func (h *Host) close() error {
+func (h *Host) close() {
 	h.alive.Close()
 	h.init.Wait()
 	if h.pidfd > 0 {
@@ -290,7 +292,6 @@ func (h *Host) close() error {
 	for _, p := range h.started {
 		<-p.done
 	}
-	return nil
 }
 
 // Kill signals a process by its id in the host.

@@ -47,7 +47,6 @@ type Lab struct {
 	Client *Host
 
 	net *Host // the switch
-	tmp string
 }
 
 // New builds a lab. Close removes it.
@@ -59,7 +58,7 @@ func New(ctx context.Context, o Options) (*Lab, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &Lab{Dir: tmp, tmp: tmp}
+	l := &Lab{Dir: tmp}
 	if err := l.build(ctx, o); err != nil {
 		return nil, errors.Join(fmt.Errorf("build lab: %w", err), l.Close())
 	}
@@ -152,13 +151,12 @@ func (l *Lab) Other(h *Host) *Host {
 
 // Close ends every process of the lab, by which all its namespaces vanish, and removes its directory.
 func (l *Lab) Close() error {
-	var errs []error
 	for _, h := range []*Host{l.Client, l.A, l.B, l.net} {
 		if h != nil {
-			errs = append(errs, h.close())
+			h.close()
 		}
 	}
-	return errors.Join(append(errs, os.RemoveAll(l.tmp))...)
+	return os.RemoveAll(l.Dir)
 }
 
 // Eventually asks until the answer is nil, and returns the last answer if the context ends first. It is for

@@ -62,6 +62,7 @@ func TestReachability(t *testing.T) {
 					connect(t, l, h, from, to)
 				}
 				must(t, h.Script(ctx, "ip netns del svc"))
+				must(t, l.Client.Script(ctx, "ip neigh flush all")) // the other host's has another MAC address
 			}
 		})
 	}
@@ -80,6 +81,14 @@ func TestSnapshot(t *testing.T) {
 		mkdir /tmp/m
 		mount -t tmpfs m /tmp/m
 		setsid -f sleep 60 </dev/null >/dev/null 2>&1`))
+	must(t, Eventually(ctx, func() error {
+		for _, p := range l.A.Processes() {
+			if p.Name == "sleep" {
+				return nil
+			}
+		}
+		return errors.New("sleep does not run yet")
+	}))
 	touched := filepath.Join(l.A.Dir, "image")
 	must(t, os.WriteFile(touched, nil, 0o600))
 	after, err := l.A.Snapshot(ctx)

@@ -299,7 +299,7 @@ func (c *conn) receive(tail int) (uint64, []byte, error) {
 			}
 			p.wait(sure)
 		}
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return off, buf, nil
 		}
 		if err != nil {
@@ -325,8 +325,7 @@ func (c *conn) half() error {
 	}()
 	_, _, err := c.receive(0)
 	if c.load.stopping() {
-		var wrong mismatchError
-		if errors.As(err, &wrong) {
+		if wrong, ok := errors.AsType[mismatchError](err); ok {
 			return wrong
 		}
 		return nil

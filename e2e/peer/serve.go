@@ -232,7 +232,7 @@ func (c *served) carry(h hello) error {
 func (c *served) echo(h hello) error {
 	buf := make([]byte, h.chunk)
 	for off := uint64(0); ; off += uint64(h.chunk) {
-		if _, err := io.ReadFull(c.conn, buf); err == io.EOF {
+		if _, err := io.ReadFull(c.conn, buf); errors.Is(err, io.EOF) {
 			_, err = c.conn.Write(trailer(off, off))
 			return err
 		} else if err != nil {
@@ -267,7 +267,7 @@ func (c *served) receive(h hello, p *pace) (uint64, error) {
 		}
 		off += uint64(n)
 		c.add(n, 0)
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return off, nil
 		}
 		if err != nil {
