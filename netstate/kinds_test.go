@@ -63,7 +63,7 @@ func kindCases() []kindCase {
 			ip addr add 10.2.0.1/24 dev iv2; ip addr add 10.3.0.1/24 dev iv3; ip addr add fd03::1/64 dev iv3 nodad
 			ip route add default via 10.2.0.9`, ""},
 		{"ipvlan on a parent outside", "ipvlan", `
-			host ip link add par type veth peer name parpeer
+			host ip link add par address 02:00:00:00:aa:aa type veth peer name parpeer
 			host ip link set par up; host ip link set parpeer up
 			host ip link add iv0 link par type ipvlan mode l2
 			host ip link set iv0 netns $HOST_TARGET name eth0
@@ -122,7 +122,7 @@ func kindCases() []kindCase {
 			ip link add s3 type sit local 10.4.0.1 remote 10.4.0.3 mode any
 			ip link set s1 up; ip link set s2 up; ip addr add fd33::1/64 dev s1 nodad; ip -6 route add 2001:db8:1::/48 dev s1`, ""},
 		{"isatap", "sit", pair + `
-			ip link add s4 type sit local 10.4.0.1 isatap; ip link set s4 up; ip tunnel prl prl-default 10.4.0.7 dev s4`, "prl s4"},
+			ip link add s4 type sit local 10.4.0.1 isatap; ip link set s4 up; ip tunnel prl prl-default 10.4.0.7 dev s4`, "link s4 (sit)"},
 		{"vti and vti6", "vti vti6", pair + `
 			ip link add v1 type vti local 10.4.0.1 remote 10.4.0.2 ikey 5 okey 6 dev low
 			ip link add v2 type vti6 local fd04::1 remote fd04::2 key 7
@@ -141,7 +141,7 @@ func kindCases() []kindCase {
 			ip link add bond7 type bond mode active-backup miimon 100 updelay 200 downdelay 300 fail_over_mac none primary_reselect better num_grat_arp 3 resend_igmp 4 all_slaves_active 1
 			ip link set d0 master bond7; ip link set d1 master bond7
 			ip link set bond7 type bond primary d1; ip link set bond7 up
-			ip link set bond7 type bond active_slave d1; ip addr add 10.3.0.1/24 dev bond7`, ""},
+			until ip link set bond7 type bond active_slave d1 2>/dev/null; do sleep 0.1; done; ip addr add 10.3.0.1/24 dev bond7`, ""},
 		{"bond arp monitor", "bond dummy", `
 			ip link add d0 type dummy; ip link add d1 type dummy
 			ip link add bond7 type bond mode active-backup arp_interval 500 arp_ip_target 10.3.0.9,10.3.0.10 arp_validate active arp_all_targets all ns_ip6_target fd03::9
@@ -266,9 +266,9 @@ func kindCases() []kindCase {
 
 // kindCommands print what only such links have, for the second oracle.
 func kindCommands() []string {
-	return append(toolCommands(), "bridge -d -j vlan show || true", "bridge -j vlan tunnelshow || true", "bridge -d -j vlan global show || true",
+	return append(toolCommands(), "bridge -d -j vlan show || true"+anyOrder, "bridge -j vlan tunnelshow || true", "bridge -d -j vlan global show || true",
 		"bridge -d -j vni show || true", "ip -f mpls -d -j route || true", "ip maddr show | grep static || true",
-		`for f in /proc/net/vlan/*; do echo "$f"; grep -sv Total "$f" || true; done`, "grep -hsv Count /proc/net/bonding/* || true")
+		`for f in /proc/net/vlan/*; do echo "$f"; grep -siv total "$f" || true; done`, "grep -hsv Count /proc/net/bonding/* || true")
 }
 
 // TestKinds moves namespaces with links of every kind that the kernel offers.

@@ -218,15 +218,23 @@ func checkLink(l *link) (Loss, bool) {
 	if l.kind != "" {
 		loss.Object += " (" + l.kind + ")"
 	}
+	sitFlags, _ := rawnl.Find(l.data, iflaIPTunFlags)
 	switch {
 	case l.kind == "" && !l.loopback():
 		loss.Reason = "it is a hardware device, which stays with its host"
 		loss.Remedy = "connect the namespace by veth or macvlan instead"
+	case l.kind == "hsr":
+		loss.Reason = "the kernel does not tell the version of its protocol"
+	case l.kind == "team":
+		loss.Reason = "it is configured by a daemon of its own"
+		loss.Remedy = "use a bond"
 	case l.rule().how == replayNo:
 		loss.Reason = fmt.Sprintf("links of kind %q are not carried yet", l.kind)
 	case l.kind == "tun" && !tunOf(l).persistent:
 		loss.Reason = "it is not persistent: it exists only as an open file of a process"
 		loss.Remedy = "create it with ip tuntap add"
+	case l.kind == "sit" && len(sitFlags) == 2 && sitFlags[0]&sitISATAP != 0:
+		loss.Reason = "its list of ISATAP routers is not carried"
 	case l.kind == "vxlan" && l.flag(unix.IFLA_VXLAN_VNIFILTER):
 		loss.Reason = "its VNI filter table is not carried yet"
 	case l.xdpAttached():

@@ -120,7 +120,9 @@ func portData(l *link) []rawnl.Attr {
 	case "bridge":
 		return rawnl.Without(l.port, bridgePortState()...)
 	case "bond":
-		return only(l.port, unix.IFLA_BOND_SLAVE_QUEUE_ID, unix.IFLA_BOND_SLAVE_PRIO)
+		port := only(l.port, unix.IFLA_BOND_SLAVE_QUEUE_ID, unix.IFLA_BOND_SLAVE_PRIO)
+		// Most modes have no priorities.
+		return slices.DeleteFunc(port, func(a rawnl.Attr) bool { return a.Kind() == unix.IFLA_BOND_SLAVE_PRIO && allZero(a.Data) })
 	}
 	return nil
 }

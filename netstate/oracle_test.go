@@ -26,7 +26,7 @@ func arrange(t testing.TB, script string) (host, source *ns.NS) {
 func otherHost(t testing.TB) *ns.NS {
 	host := newNS(t)
 	sh(t, host, `ip link set lo up; ip link add br0 type bridge; ip link set br0 up
-		ip link add par type veth peer name parpeer; ip link set par up; ip link set parpeer up`)
+		ip link add par address 02:00:00:00:aa:aa type veth peer name parpeer; ip link set par up; ip link set parpeer up`)
 	return host
 }
 
@@ -114,6 +114,7 @@ func volatile() []string {
 		"hello_timer", "tcn_timer", "topology_change_timer", "gc_timer", "updated", "used", // timers
 		"state", "designated_port", "no", "id", "port", "forward_delay_timer", "hold_timer", "message_age_timer", "topology_change", // spanning tree
 		"root_id", "bridge_id", "root_port", "designated_root", "designated_bridge",
+		"tso_max_size", "tso_max_segs", // follow from the lower device, at the time when the link was made
 		"qdisc",              // noqueue or noop, by the moment
 		"unbalanced_time",    // of a resilient nexthop group
 		"stable-privacy",     // tells how the kernel once chose the address

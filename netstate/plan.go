@@ -334,8 +334,9 @@ func (p *planner) attributes() []Op {
 		if l.slave != "bond" {
 			attrs = append(attrs, p.master(l)...)
 		}
-		if _, ok := l.ipv6(); ok {
-			// No address may appear by itself while the namespace is built.
+		if _, ok := l.ipv6(); ok && !l.fallback() {
+			// No address may appear by itself while the namespace is built. A fallback device takes part in
+			// IPv6 only once it is up; what appears there is removed when the addresses are settled.
 			attrs = append(attrs, genMode(l, inet6AddrGenModeNone))
 		}
 		if p.held(l) {
@@ -355,7 +356,11 @@ func (p *planner) attributes() []Op {
 		if l.slave != "bond" {
 			continue
 		}
-		up(p.below(l))
+		if lower := p.below(l); lower != nil {
+			up(lower)
+			// A vlan comes up with its lower device, and what is up can't become a slave.
+			ops = append(ops, Op{Verb: "set", Kind: KindLink, Object: p.msgs[l.index], Msg: encodeLink(unix.AF_UNSPEC, l.index, 0, iffUp, nil)})
+		}
 		set(l, p.master(l)...)
 	}
 	for i := range p.links { // the kernel accepts a port's attributes only when it has its master
@@ -563,7 +568,8 @@ func (p *planner) settled() []Op {
 	}
 	for i := range p.links {
 		l := &p.links[i]
-		if mode, ok := l.ipv6(); ok && mode != inet6AddrGenModeNone {
+		mode, ok := l.ipv6()
+		if fallback := l.fallback(); ok && (!fallback && mode != inet6AddrGenModeNone || fallback && l.flags&iffUp != 0) {
 			ops = append(ops, Op{Verb: "set", Kind: KindLink, Object: p.msgs[l.index], Msg: encodeLink(unix.AF_UNSPEC, l.index, 0, 0, []rawnl.Attr{genMode(l, mode)})})
 		}
 	}

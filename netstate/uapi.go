@@ -8,6 +8,9 @@ const (
 	vlanFlags     = 0x1f // linux/if_vlan.h enum vlan_flags, all of them
 	iflaGRERemote = 7    // linux/if_tunnel.h IFLA_GRE_REMOTE
 
+	iflaIPTunFlags = 8 // linux/if_tunnel.h IFLA_IPTUN_FLAGS
+	sitISATAP      = 1
+
 	bondModeRoundRobin   = 0 // linux/if_bonding.h
 	bondModeActiveBackup = 1
 	bondMode8023AD       = 4

@@ -196,7 +196,7 @@ func loadModules(dir string) error {
 func arguments() (map[string]string, error) {
 	line, err := os.ReadFile("/proc/cmdline")
 	args := map[string]string{}
-	for _, word := range strings.Fields(string(line)) {
+	for word := range strings.FieldsSeq(string(line)) {
 		if name, value, ok := strings.Cut(word, "="); ok {
 			args[name] = value
 		}
