@@ -216,8 +216,7 @@ func (d *dump) drain(ctx context.Context) error {
 		return d.failed(err)
 	}
 	err := sockets.AwaitDrained(ctx, d.target.ns, drainTime)
-	var waiting *sockets.NotDrainedError
-	if errors.As(err, &waiting) {
+	if waiting, ok := errors.AsType[*sockets.NotDrainedError](err); ok {
 		return Refuse("dump", []Problem{{
 			Kind: "accept queue", Object: waiting.Error(),
 			Reason: "CRIU can't save connections that the service has not accepted",
@@ -534,8 +533,7 @@ func Scratch(dir string) (string, error) {
 // KeepLogs saves criu's logs of an operation from its scratch directory and returns where they are. It returns ""
 // if criu is not the cause of the failure, or if they can't be kept: the cause itself is quoted in the error.
 func KeepLogs(from, op string, cause error) string {
-	var fault *criu.Error
-	if !errors.As(cause, &fault) {
+	if _, ok := errors.AsType[*criu.Error](cause); !ok {
 		return ""
 	}
 	dir, err := os.MkdirTemp("", "nsmigrate-"+op+"-*")

@@ -170,7 +170,7 @@ func capture(ctx context.Context, n *ns.NS, opts CaptureOptions) (*State, error)
 		s.losses = append(s.losses, s.others...)
 		return s, nil
 	}
-	if s.others, err = findLosses(ctx, n, nl, links, s.names()); err != nil {
+	if s.others, err = findLosses(ctx, n, nl, links); err != nil {
 		return nil, fmt.Errorf("capture: %w", err)
 	}
 	s.losses = append(s.losses, s.others...)

@@ -16,7 +16,7 @@ import (
 
 // findLosses looks for the objects that no kind of a State holds. It asks only what answers without loading a
 // module: a subsystem that is not there has no objects.
-func findLosses(ctx context.Context, n *ns.NS, nl *rawnl.Conn, links []link, names linkNames) ([]Loss, error) {
+func findLosses(ctx context.Context, n *ns.NS, nl *rawnl.Conn, links []link) ([]Loss, error) {
 	routes, err := routeLosses(ctx, n, nl)
 	if err != nil {
 		return nil, err

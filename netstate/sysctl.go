@@ -166,7 +166,7 @@ func told(name string) bool {
 		"ndisc_evict_nocarrier", "ndisc_notify", "ndisc_tclass", "optimistic_dad", "proxy_ndp",
 		"ra_defrtr_metric", "regen_max_retry", "router_probe_interval", "router_solicitation_delay",
 		"router_solicitation_interval", "router_solicitation_max_interval", "router_solicitations",
-		"rpl_seg_enabled", "seg6_enabled", "seg6_require_hmac", "suppress_frag_ndisc", "temp_prefered_lft",
+		"rpl_seg_enabled", "seg6_enabled", "seg6_require_hmac", "suppress_frag_ndisc", "temp_prefered_lft", //nolint:misspell // the kernel's
 		"temp_valid_lft", "use_oif_addrs_only", "use_optimistic", "use_tempaddr":
 		return true
 	}

@@ -3,6 +3,7 @@ package restore
 import (
 	"errors"
 	"fmt"
+	"slices"
 )
 
 // undo is the way back: what was changed on the host, newest last.
@@ -22,9 +23,9 @@ func (u *undo) push(what string, fn func() error) { u.steps = append(u.steps, st
 // run takes every change back, newest first, and goes on past failures.
 func (u *undo) run() error {
 	var errs []error
-	for i := len(u.steps) - 1; i >= 0; i-- {
-		if err := u.steps[i].fn(); err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w", u.steps[i].what, err))
+	for _, v := range slices.Backward(u.steps) {
+		if err := v.fn(); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", v.what, err))
 		}
 	}
 	u.steps = nil

@@ -120,6 +120,7 @@ func (v Version) Less(o Version) bool {
 // VersionOf runs `criu --version`.
 func VersionOf(ctx context.Context, path string) (Version, error) {
 	cmd := exec.CommandContext(ctx, path, "--version")
+	cmd.WaitDelay = waitDelay
 	cmd.Env = append(os.Environ(), "LC_ALL=C")
 	out, err := cmd.Output()
 	if err != nil {

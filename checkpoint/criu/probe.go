@@ -7,12 +7,16 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"time"
 )
 
 // CheckError is CRIU's own word that something doesn't work here.
 type CheckError struct{ Reason string }
 
 func (e *CheckError) Error() string { return e.Reason }
+
+// waitDelay bounds the wait for the output of a killed criu, which its own children may hold open.
+const waitDelay = 2 * time.Second
 
 // Check runs `criu check`: does this CRIU work with this kernel? The error
 // is a [*CheckError] if it says no.
@@ -28,6 +32,7 @@ func CheckFeature(ctx context.Context, path, name string) error {
 
 func check(ctx context.Context, path string, args ...string) error {
 	cmd := exec.CommandContext(ctx, path, append([]string{"check"}, args...)...)
+	cmd.WaitDelay = waitDelay
 	cmd.Env = append(os.Environ(), "LC_ALL=C")
 	out, err := cmd.CombinedOutput()
 	if err == nil {
@@ -36,8 +41,7 @@ func check(ctx context.Context, path string, args ...string) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	var exit *exec.ExitError
-	if !errors.As(err, &exit) {
+	if _, ok := errors.AsType[*exec.ExitError](err); !ok {
 		return fmt.Errorf("run %s: %w", strings.Join(cmd.Args, " "), err)
 	}
 	return &CheckError{Reason: checkReason(string(out))}

@@ -147,8 +147,7 @@ func TestDumpOfNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	err = s.Advance(t.Context(), criu.PostDump)
-	var fault *criu.Error
-	if !errors.As(err, &fault) {
+	if _, ok := errors.AsType[*criu.Error](err); !ok {
 		t.Fatalf("dump of a missing process: %v", err)
 	}
 	t.Log(err)

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -115,7 +116,8 @@ func appendNAT(b []byte, kind uint16, to end) []byte {
 // describeTuple renders a tuple as `conntrack -L` does.
 func describeTuple(tuple []byte) string {
 	src, dst := addrs(tuple)
-	s := fmt.Sprintf("src=%s dst=%s", src, dst)
+	var s strings.Builder
+	s.WriteString(fmt.Sprintf("src=%s dst=%s", src, dst))
 	proto := rawnl.Get(tuple, tupleProto)
 	for _, f := range []struct {
 		kind  uint16
@@ -131,13 +133,13 @@ func describeTuple(tuple []byte) string {
 		{protoICMPv6ID, "id"},
 	} {
 		if v := rawnl.Get(proto, f.kind); v != nil {
-			s += fmt.Sprintf(" %s=%d", f.label, number(v))
+			s.WriteString(fmt.Sprintf(" %s=%d", f.label, number(v)))
 		}
 	}
 	if zone := rawnl.Get(tuple, tupleZone); zone != nil {
-		s += fmt.Sprintf(" zone=%d", number(zone))
+		s.WriteString(fmt.Sprintf(" zone=%d", number(zone)))
 	}
-	return s
+	return s.String()
 }
 
 // number reads an integer of 1, 2, 4 or 8 bytes in network byte order, the only order ctnetlink uses.

@@ -93,8 +93,6 @@ const (
 	expectHelper  = 6
 	expectZone    = 7
 	expectNAT     = 10
-
-	expectNATTuple = 2
 )
 
 // enum ip_conntrack_status.

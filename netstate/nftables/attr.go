@@ -48,8 +48,6 @@ const (
 	flowtableHandle = 5
 	flowtableFlags  = 7
 
-	flowtableHookDevs = 3
-
 	tableFlagOwner     = 0x2
 	setFlagConcat      = 0x80
 	chainFlagBinding   = 0x4

@@ -23,7 +23,7 @@ func Describe(m rawnl.Message) string {
 		return nameOf(m) + describeChain(familyOf(m), b)
 	case unix.NFT_MSG_NEWRULE:
 		return nameOf(m) + describeExprs(rawnl.Get(b, unix.NFTA_RULE_EXPRESSIONS)) + describeCompat(b) +
-			describeComment(rawnl.Get(b, unix.NFTA_RULE_USERDATA), 0)
+			describeComment(rawnl.Get(b, unix.NFTA_RULE_USERDATA))
 	case unix.NFT_MSG_NEWSET:
 		return nameOf(m) + describeSet(b)
 	case unix.NFT_MSG_NEWSETELEM:
@@ -31,7 +31,7 @@ func Describe(m rawnl.Message) string {
 	case unix.NFT_MSG_NEWOBJ:
 		kind := objectName(number(rawnl.Get(b, unix.NFTA_OBJ_TYPE)))
 		return nameOf(m) + " { " + describeFields(strings.ReplaceAll(kind, " ", "_"), rawnl.Get(b, unix.NFTA_OBJ_DATA)) + " }" +
-			describeComment(rawnl.Get(b, objUserdata), 0)
+			describeComment(rawnl.Get(b, objUserdata))
 	case unix.NFT_MSG_NEWFLOWTABLE:
 		return nameOf(m) + describeHook(familyOf(m), rawnl.Get(b, flowtableHook))
 	}
@@ -134,11 +134,11 @@ func describeTable(b []byte) string {
 	if flags := flagNames(number(rawnl.Get(b, unix.NFTA_TABLE_FLAGS)), "dormant", "owner", "persist"); flags != "" {
 		s = " { flags " + flags + "; }"
 	}
-	return s + describeComment(rawnl.Get(b, tableUserdata), 0)
+	return s + describeComment(rawnl.Get(b, tableUserdata))
 }
 
 func describeChain(family byte, b []byte) string {
-	comment := describeComment(rawnl.Get(b, chainUserdata), 0)
+	comment := describeComment(rawnl.Get(b, chainUserdata))
 	hook := rawnl.Get(b, unix.NFTA_CHAIN_HOOK)
 	if hook == nil {
 		return comment
@@ -256,7 +256,7 @@ func describeElement(b []byte) string {
 	if name := rawnl.Get(b, unix.NFTA_SET_ELEM_OBJREF); name != nil {
 		s += " : " + strconv.Quote(rawnl.CString(name))
 	}
-	return s + describeComment(rawnl.Get(b, unix.NFTA_SET_ELEM_USERDATA), 0)
+	return s + describeComment(rawnl.Get(b, unix.NFTA_SET_ELEM_USERDATA))
 }
 
 // describeData renders struct nft_data: a value in hexadecimal, or a verdict.
@@ -294,9 +294,10 @@ func describeCompat(rule []byte) string {
 }
 
 // describeComment finds a comment in user data, which libnftnl writes as entries of type, length, value.
-func describeComment(b []byte, kind byte) string {
+func describeComment(b []byte) string {
+	const comment = 0 // the type of a comment, of tables, chains, rules, sets and objects alike
 	for len(b) >= 2 && len(b) >= 2+int(b[1]) {
-		if b[0] == kind {
+		if b[0] == comment {
 			return " comment " + strconv.Quote(rawnl.CString(b[2:2+int(b[1])]))
 		}
 		b = b[2+int(b[1]):]

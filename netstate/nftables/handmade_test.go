@@ -51,8 +51,8 @@ func jump(chain string) []byte {
 		nest(unix.NFTA_IMMEDIATE_DATA, nest(unix.NFTA_DATA_VERDICT, u32(unix.NFTA_VERDICT_CODE, uint32(verdict)), str(unix.NFTA_VERDICT_CHAIN, chain))))
 }
 
-func rule(table, chain string, exprs ...[]byte) rawnl.Message {
-	return message(unix.NFT_MSG_NEWRULE, str(unix.NFTA_RULE_TABLE, table), str(unix.NFTA_RULE_CHAIN, chain), u64(unix.NFTA_RULE_HANDLE, 7), nest(unix.NFTA_RULE_EXPRESSIONS, exprs...))
+func rule(chain string, exprs ...[]byte) rawnl.Message {
+	return message(unix.NFT_MSG_NEWRULE, str(unix.NFTA_RULE_TABLE, "t"), str(unix.NFTA_RULE_CHAIN, chain), u64(unix.NFTA_RULE_HANDLE, 7), nest(unix.NFTA_RULE_EXPRESSIONS, exprs...))
 }
 
 func table(name string) rawnl.Message {
@@ -74,11 +74,11 @@ func bound() []rawnl.Message {
 		namedChain("t", "c"),
 		boundChain("t", "__chain5"),
 		boundChain("t", "__chain6"),
-		rule("t", "c", expr("last", u32(1, 1), u64(2, 5000)), jump("__chain5")),
-		rule("t", "c", expr("counter", u64(1, 10), u64(2, 1))),
-		rule("t", "__chain5", jump("c2")),
-		rule("t", "__chain6", expr("quota", u64(unix.NFTA_QUOTA_BYTES, 100), u32(unix.NFTA_QUOTA_FLAGS, 3), u64(unix.NFTA_QUOTA_CONSUMED, 100))),
-		rule("t", "c", jump("__chain6")),
+		rule("c", expr("last", u32(1, 1), u64(2, 5000)), jump("__chain5")),
+		rule("c", expr("counter", u64(1, 10), u64(2, 1))),
+		rule("__chain5", jump("c2")),
+		rule("__chain6", expr("quota", u64(unix.NFTA_QUOTA_BYTES, 100), u32(unix.NFTA_QUOTA_FLAGS, 3), u64(unix.NFTA_QUOTA_CONSUMED, 100))),
+		rule("c", jump("__chain6")),
 		namedChain("t", "c2"),
 	}
 }
@@ -172,7 +172,7 @@ func TestMoveOwnedTable(t *testing.T) {
 func TestApplyNamesTheCulprit(t *testing.T) {
 	needRoot(t)
 	n := netns(t)
-	plan, err := nftables.Plan([]rawnl.Message{table("t"), namedChain("t", "c"), rule("t", "c", jump("nowhere"))})
+	plan, err := nftables.Plan([]rawnl.Message{table("t"), namedChain("t", "c"), rule("c", jump("nowhere"))})
 	if err != nil {
 		t.Fatal(err)
 	}

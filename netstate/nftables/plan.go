@@ -328,7 +328,7 @@ func clearDepleted(quota []byte) {
 	clearFlag(rawnl.Get(quota, unix.NFTA_QUOTA_FLAGS), quotaFlagDepleted)
 }
 
-func clearFlag(flags []byte, flag uint32) {
+func clearFlag(flags []byte, flag uint32) { //nolint:unparam // two flags that happen to have one value
 	if len(flags) == 4 {
 		binary.BigEndian.PutUint32(flags, binary.BigEndian.Uint32(flags)&^flag)
 	}

@@ -117,15 +117,15 @@ func TestTunnelGoesOn(t *testing.T) {
 	nstest.NeedRoot(t, "ip")
 	peer, first, second := nstest.New(t), nstest.New(t), nstest.New(t)
 	const keys = `aead 'rfc4106(gcm(aes))' 0x0102030405060708090a0b0c0d0e0f1001020304 128`
-	arrange := func(n *ns.NS, me, other string) string {
+	arrange := func(me, other string) string {
 		return fmt.Sprintf(`ip link set dev lo up
 			ip xfrm state add src 10.9.0.%s dst 10.9.0.%s proto esp spi 0x10%s reqid 1 mode transport %s replay-window 32
 			ip xfrm state add src 10.9.0.%s dst 10.9.0.%s proto esp spi 0x10%s reqid 1 mode transport %s replay-window 32
 			ip xfrm policy add src 10.9.0.%s dst 10.9.0.%s dir out tmpl proto esp reqid 1 mode transport
 			ip xfrm policy add src 10.9.0.%s dst 10.9.0.%s dir in tmpl proto esp reqid 1 mode transport`, me, other, me, keys, other, me, other, keys, me, other, other, me)
 	}
-	nstest.Arrange(t, peer, arrange(peer, "1", "2"))
-	nstest.Run(t, first, arrange(first, "2", "1"))
+	nstest.Arrange(t, peer, arrange("1", "2"))
+	nstest.Run(t, first, arrange("2", "1"))
 	plug := func(n *ns.NS) {
 		nstest.Run(t, peer, "ip link del dev p 2>/dev/null || true; ip link add name p type veth peer name q; ip addr add 10.9.0.1/24 dev p; ip link set dev p up")
 		path := fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), n.Fd())

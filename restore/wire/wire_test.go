@@ -21,16 +21,24 @@ func TestFrames(t *testing.T) {
 		got  []byte
 		want string
 	}{
-		{"gratuitous ARP", announcement(netip.MustParseAddr("192.0.2.1"), mac),
-			"ffffffffffff 020000000001 0806 0001 0800 06 04 0001 020000000001 c0000201 000000000000 c0000201"},
-		{"ARP probe", probe(netip.MustParseAddr("192.0.2.1"), mac),
-			"ffffffffffff 020000000001 0806 0001 0800 06 04 0001 020000000001 00000000 000000000000 c0000201"},
-		{"neighbour advertisement", announcement(netip.MustParseAddr("2001:db8::1"), mac),
+		{
+			"gratuitous ARP", announcement(netip.MustParseAddr("192.0.2.1"), mac),
+			"ffffffffffff 020000000001 0806 0001 0800 06 04 0001 020000000001 c0000201 000000000000 c0000201",
+		},
+		{
+			"ARP probe", probe(netip.MustParseAddr("192.0.2.1"), mac),
+			"ffffffffffff 020000000001 0806 0001 0800 06 04 0001 020000000001 00000000 000000000000 c0000201",
+		},
+		{
+			"neighbour advertisement", announcement(netip.MustParseAddr("2001:db8::1"), mac),
 			"333300000001 020000000001 86dd 60000000 0020 3a ff 20010db8000000000000000000000001 ff020000000000000000000000000001" +
-				" 88 00 f92a 20000000 20010db8000000000000000000000001 02 01 020000000001"},
-		{"duplicate address probe", probe(netip.MustParseAddr("2001:db8::1"), mac),
+				" 88 00 f92a 20000000 20010db8000000000000000000000001 02 01 020000000001",
+		},
+		{
+			"duplicate address probe", probe(netip.MustParseAddr("2001:db8::1"), mac),
 			"3333ff000001 020000000001 86dd 60000000 0018 3a ff 00000000000000000000000000000000 ff0200000000000000000001ff000001" +
-				" 87 00 4ced 00000000 20010db8000000000000000000000001"},
+				" 87 00 4ced 00000000 20010db8000000000000000000000001",
+		},
 	} {
 		if got, want := hex.EncodeToString(c.got), strings.ReplaceAll(c.want, " ", ""); got != want {
 			t.Errorf("%s:\n got %s\nwant %s", c.name, got, want)
@@ -92,8 +100,10 @@ func TestAnnounce(t *testing.T) {
 		in(t, neighbour, "ip", "neigh", "replace", addr, "lladdr", "02:00:00:00:00:99", "dev", "p1", "nud", "stale")
 	}
 	a, err := NewAnnouncer(host, []Address{
-		{"p0", netip.MustParseAddr("192.0.2.1")}, {"p0", netip.MustParseAddr("2001:db8::1")},
-		{"lo", netip.MustParseAddr("127.0.0.1")}, {"gone", netip.MustParseAddr("192.0.2.9")},
+		{"p0", netip.MustParseAddr("192.0.2.1")},
+		{"p0", netip.MustParseAddr("2001:db8::1")},
+		{"lo", netip.MustParseAddr("127.0.0.1")},
+		{"gone", netip.MustParseAddr("192.0.2.9")},
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -12,7 +12,7 @@ import (
 	"github.com/nsmigrate/nsmigrate/e2e/vm/agent"
 )
 
-func connect(t *testing.T) (*agent.Client, net.Conn) {
+func connect(t *testing.T) *agent.Client {
 	guest, host := net.Pipe()
 	served := make(chan error, 1)
 	go func() { served <- agent.Serve(guest) }()
@@ -28,11 +28,11 @@ func connect(t *testing.T) (*agent.Client, net.Conn) {
 	if err := c.Ready(ctx); err != nil {
 		t.Fatal(err)
 	}
-	return c, guest
+	return c
 }
 
 func TestCommands(t *testing.T) {
-	c, _ := connect(t)
+	c := connect(t)
 	var exit *agent.ExitError
 	for _, test := range []struct {
 		script, output string
@@ -61,7 +61,7 @@ func TestCommands(t *testing.T) {
 }
 
 func TestSideBySide(t *testing.T) {
-	c, _ := connect(t)
+	c := connect(t)
 	var commands sync.WaitGroup
 	for range 8 {
 		commands.Go(func() {
@@ -75,7 +75,7 @@ func TestSideBySide(t *testing.T) {
 }
 
 func TestKill(t *testing.T) {
-	c, _ := connect(t)
+	c := connect(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
 	start := time.Now()
