@@ -37,8 +37,8 @@ type dump struct {
 	req  rawnl.Message
 	// optional dumps exist only if the kernel was built with the protocol.
 	optional bool
-	// bridges says that the dump is of interest only if the namespace has a bridge.
-	bridges bool
+	// among says that the dump is of interest only if the namespace has a link of this kind.
+	among string
 }
 
 // dumps lists the requests for rtnetlink's kinds.
@@ -54,6 +54,8 @@ func dumps() []dump {
 	proxies.Data[10] = unix.NTF_PROXY
 	vlans := get(unix.RTM_GETLINK, unix.SizeofIfInfomsg, unix.AF_BRIDGE)
 	vlans.Data = rawnl.AppendAttrs(vlans.Data, []rawnl.Attr{u32Attr(unix.IFLA_EXT_MASK, rtextFilterBRVlan)})
+	globals := get(rtmGetVLAN, sizeofTableMsg, unix.AF_BRIDGE)
+	globals.Data = rawnl.AppendAttrs(globals.Data, []rawnl.Attr{u32Attr(vlandbDumpFlags, vlandbDumpGlobal)})
 	return []dump{
 		{kind: KindLink, req: links},
 		{kind: KindAddress, req: get(unix.RTM_GETADDR, unix.SizeofIfAddrmsg, unix.AF_INET)},
@@ -65,9 +67,12 @@ func dumps() []dump {
 		{kind: KindRule, req: get(unix.RTM_GETRULE, sizeofRuleHdr, unix.AF_INET6), optional: true},
 		{kind: KindNeigh, req: get(unix.RTM_GETNEIGH, sizeofNdMsg, unix.AF_UNSPEC)},
 		{kind: KindNeigh, req: proxies},
-		{kind: KindBridgeVLAN, req: vlans, bridges: true},
+		{kind: KindBridgeVLAN, req: vlans, among: "bridge"},
+		{kind: KindVLANOption, req: get(rtmGetVLAN, sizeofTableMsg, unix.AF_BRIDGE), among: "bridge", optional: true},
+		{kind: KindVLANOption, req: globals, among: "bridge", optional: true},
+		{kind: KindVNI, req: get(rtmGetTunnel, sizeofTableMsg, unix.AF_BRIDGE), among: "vxlan", optional: true},
 		{kind: KindFDB, req: get(unix.RTM_GETNEIGH, sizeofNdMsg, unix.AF_BRIDGE)},
-		{kind: KindMDB, req: get(unix.RTM_GETMDB, sizeofBridgePortMsg, unix.AF_BRIDGE), bridges: true, optional: true},
+		{kind: KindMDB, req: get(unix.RTM_GETMDB, sizeofBridgePortMsg, unix.AF_BRIDGE), among: "bridge", optional: true},
 		{kind: KindAddrLabel, req: get(unix.RTM_GETADDRLABEL, sizeofAddrLabel, unix.AF_INET6), optional: true},
 	}
 }
@@ -104,15 +109,24 @@ func take(ctx context.Context, nl *rawnl.Conn, d dump) ([]rawnl.Message, error) 
 		}
 		return entries, nil
 	case KindBridgeVLAN:
-		var tables []rawnl.Message
-		for _, m := range msgs {
-			if t, ok := tidyVLANs(m); ok {
-				tables = append(tables, t)
-			}
-		}
-		return tables, nil
+		return keep(msgs, tidyVLANs), nil
+	case KindVLANOption:
+		return keep(msgs, tidyVLANOptions), nil
+	case KindVNI:
+		return keep(msgs, tidyVNIs), nil
 	}
 	return msgs, nil
+}
+
+// keep applies a function to messages and returns those for which it is true.
+func keep(msgs []rawnl.Message, tidy func(rawnl.Message) (rawnl.Message, bool)) []rawnl.Message {
+	var kept []rawnl.Message
+	for _, m := range msgs {
+		if t, ok := tidy(m); ok {
+			kept = append(kept, t)
+		}
+	}
+	return kept
 }
 
 // Capture reads the state of a namespace. Each kind of object is dumped consistently; a dump that the kernel
@@ -135,9 +149,8 @@ func capture(ctx context.Context, n *ns.NS, opts CaptureOptions) (*State, error)
 	defer nl.Close()
 	s := &State{Kernel: kernelRelease(), Messages: map[Kind][]rawnl.Message{}}
 	var links []link
-	bridges := false
 	for _, d := range dumps() {
-		if d.bridges && !bridges {
+		if d.among != "" && !slices.ContainsFunc(links, func(l link) bool { return l.kind == d.among }) {
 			continue
 		}
 		msgs, err := take(ctx, nl, d)
@@ -151,7 +164,6 @@ func capture(ctx context.Context, n *ns.NS, opts CaptureOptions) (*State, error)
 			if links, err = s.links(); err != nil {
 				return nil, fmt.Errorf("capture: %w", err)
 			}
-			bridges = slices.ContainsFunc(links, func(l link) bool { return l.kind == "bridge" })
 		}
 	}
 	for i := range links {
@@ -221,6 +233,10 @@ func headerOf(k Kind) (size int, typ uint16) {
 		return sizeofNdMsg, unix.RTM_NEWNEIGH
 	case KindMDB:
 		return sizeofBridgePortMsg, unix.RTM_NEWMDB
+	case KindVLANOption:
+		return sizeofTableMsg, rtmNewVLAN
+	case KindVNI:
+		return sizeofTableMsg, rtmNewTunnel
 	case KindAddrLabel:
 		return sizeofAddrLabel, unix.RTM_NEWADDRLABEL
 	}
@@ -281,7 +297,7 @@ func familiesOf(k Kind) []byte {
 	switch k {
 	case KindLink:
 		return []byte{unix.AF_UNSPEC}
-	case KindBridgeVLAN, KindFDB, KindMDB:
+	case KindBridgeVLAN, KindFDB, KindMDB, KindVLANOption, KindVNI:
 		return []byte{unix.AF_BRIDGE}
 	case KindAddrLabel:
 		return []byte{unix.AF_INET6}

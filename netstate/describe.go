@@ -228,6 +228,9 @@ func decode(kind Kind, m rawnl.Message, names linkNames) []item {
 	case KindMDB:
 		list := []item{{"dev", "dev", names.of(int32(binary.NativeEndian.Uint32(hdr[4:])))}}
 		return append(list, items(attrs, nil, names)...)
+	case KindVLANOption, KindVNI:
+		list := []item{{"dev", "dev", names.of(int32(binary.NativeEndian.Uint32(hdr[4:])))}}
+		return append(list, items(attrs, nil, names)...)
 	case KindAddrLabel:
 		list := items(attrs, []field{{unix.IFAL_ADDRESS, "prefix", formAddr, nil}, {unix.IFAL_LABEL, "label", formNumber, nil}}, names)
 		list = append(list, item{"prefixlen", "prefixlen", uint64(hdr[2])})

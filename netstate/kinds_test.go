@@ -196,7 +196,7 @@ func kindCases() []kindCase {
 		{"vxlan with vni filter", "vxlan", pair + `
 			ip link add vx0 type vxlan dstport 4789 external vnifilter local 10.4.0.1 dev low; ip link set vx0 up
 			bridge vni add vni 100-102 dev vx0; bridge vni add vni 200 group 239.1.1.1 dev vx0
-			bridge fdb append 02:00:00:00:00:01 dev vx0 dst 10.4.0.9 src_vni 100`, "link vx0 (vxlan): its VNI filter"},
+			bridge fdb append 02:00:00:00:00:01 dev vx0 dst 10.4.0.9 src_vni 100`, ""},
 		{"bridge with vlans and tunnels", "vlan vxlan", `
 			ip link add br7 type bridge vlan_filtering 1 vlan_default_pvid 9 vlan_stats_per_port 1 vlan_protocol 802.1ad
 			ip link add vx0 type vxlan dstport 4789 external
@@ -210,9 +210,10 @@ func kindCases() []kindCase {
 		{"bridge with options of vlans", "vlan", `
 			ip link add br7 type bridge vlan_filtering 1 mcast_vlan_snooping 1 mcast_snooping 1
 			ip link add p1 type veth peer name q1; ip link set p1 master br7 up; ip link set q1 up; ip link set br7 up
-			bridge vlan add dev p1 vid 100; bridge vlan add dev br7 vid 100 self
-			bridge vlan set dev p1 vid 100 state blocking
-			bridge vlan global set dev br7 vid 100 mcast_snooping 1 mcast_querier 1 mcast_igmp_version 3`, ""},
+			bridge vlan add dev p1 vid 100-110; bridge vlan add dev br7 vid 100-110 self
+			bridge vlan set dev p1 vid 100 state blocking; bridge vlan set dev p1 vid 102-104 mcast_router 2
+			bridge vlan global set dev br7 vid 100 mcast_snooping 1 mcast_querier 1 mcast_igmp_version 3
+			bridge vlan global set dev br7 vid 105-107 mcast_query_interval 5000 mcast_startup_query_interval 777`, ""},
 		{"stack", "vlan bond vrf", `
 			ip link add name va type veth peer name a2; ip link add name vb type veth peer name b2; ip link set a2 up; ip link set b2 up
 			ip link set va up; ip link set vb up
@@ -259,8 +260,9 @@ func kindCases() []kindCase {
 			ip nexthop add id 2 group 5,200/4,256; ip nexthop add id 1 group 5/4 type resilient buckets 16 idle_timer 30 unbalanced_timer 300
 			ip route add 192.0.2.0/24 nhid 2; ip route add 198.51.100.0/24 nhid 1 metric 5; ip -6 route add 2001:db8::/32 nhid 3`, ""},
 		{"promiscuous and multicast flags", "dummy", `
-			ip link add d0 type dummy; ip link set d0 promisc on; ip link set d0 allmulticast on arp off multicast off; ip link set d0 up
-			ip maddr add 01:00:5e:00:00:77 dev d0`, ""},
+			ip link add d0 type dummy; ip link set d0 promisc on; ip link set d0 allmulticast on arp off multicast off; ip link set d0 up`, ""},
+		{"multicast addresses", "bridge", `
+			ip link add e0 type veth peer name e1; ip link set e0 up; ip maddr add 01:00:5e:00:00:77 dev e0`, "multicast address 01:00:5e:00:00:77 dev e0"},
 	}
 }
 

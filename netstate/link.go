@@ -235,8 +235,6 @@ func checkLink(l *link) (Loss, bool) {
 		loss.Remedy = "create it with ip tuntap add"
 	case l.kind == "sit" && len(sitFlags) == 2 && sitFlags[0]&sitISATAP != 0:
 		loss.Reason = "its list of ISATAP routers is not carried"
-	case l.kind == "vxlan" && l.flag(unix.IFLA_VXLAN_VNIFILTER):
-		loss.Reason = "its VNI filter table is not carried yet"
 	case l.xdpAttached():
 		loss.Kind, loss.Reason = "xdp", "an XDP program is attached to it"
 	default:

@@ -3,10 +3,13 @@ package netstate
 import (
 	"context"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -29,7 +32,11 @@ func findLosses(ctx context.Context, n *ns.NS, nl *rawnl.Conn, links []link) ([]
 	if err != nil {
 		return nil, err
 	}
-	return slices.Concat(routes, generic, bpf), nil
+	groups, err := multicastLosses(n)
+	if err != nil {
+		return nil, err
+	}
+	return slices.Concat(routes, generic, bpf, groups), nil
 }
 
 // routeLosses finds routes of families that are not carried.
@@ -136,4 +143,28 @@ func genericQueries() []genericQuery {
 		{"fou", 3, 1, "fou", "FOU ports"},                   // FOU_CMD_GET
 		{"SEG6", 2, 1, "seg6", "segment routing HMAC keys"}, // SEG6_CMD_DUMPHMAC
 	}
+}
+
+// multicastLosses finds link-layer addresses that somebody made a device listen to (ip maddr add). In the
+// kernel's dumps they look like those that follow from the memberships of sockets.
+func multicastLosses(n *ns.NS) ([]Loss, error) {
+	var losses []Loss
+	err := n.Do(func() error {
+		text, err := os.ReadFile("/proc/thread-self/net/dev_mcast")
+		if errors.Is(err, os.ErrNotExist) {
+			return nil
+		}
+		for line := range strings.Lines(string(text)) {
+			// Index, name, users, users who added it globally, address.
+			if f := strings.Fields(line); len(f) == 5 && f[3] != "0" {
+				mac, _ := hex.DecodeString(f[4])
+				losses = append(losses, Loss{
+					Kind: "multicast", Object: fmt.Sprintf("address %s dev %s", net.HardwareAddr(mac), f[1]),
+					Reason: "addresses added with ip maddr are not carried", Remedy: "add it again after the move",
+				})
+			}
+		}
+		return err
+	})
+	return losses, err
 }

@@ -81,6 +81,8 @@ func Plan(s *State, site Site) ([]Batch, error) {
 		{Name: "link attributes", Ops: p.attributes()},
 		{Name: "device sysctls", Ops: sysctlOps(s.deviceSysctls(p.names()))},
 		{Name: "bridge VLANs", Settle: KindBridgeVLAN, Ops: p.replay(KindBridgeVLAN, func(m rawnl.Message) rawnl.Message { return vlanInput(m, unix.RTM_SETLINK) })},
+		{Name: "options of bridge VLANs", Ops: p.tables(KindVLANOption)},
+		{Name: "VNI filters", Ops: p.tables(KindVNI)},
 		{Name: "links up", Carriers: true, Ops: p.flags()},
 		{Name: "address labels", Settle: KindAddrLabel, Ops: p.replay(KindAddrLabel, addrLabelAdd)},
 		{Name: "addresses", Settle: KindAddress, Ops: p.addresses()},

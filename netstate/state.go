@@ -31,12 +31,14 @@ const (
 	KindTC         Kind = 13 // traffic control, see package tc
 	KindIPSet      Kind = 14 // sets of ipset, see package ipset
 	KindXFRM       Kind = 15 // IPsec states and policies, see package xfrm
+	KindVLANOption Kind = 16 // options of the VLANs of bridges and their ports, where they are not the usual ones
+	KindVNI        Kind = 17 // VNI filters of vxlans
 )
 
 // kinds lists all kinds in rendering order.
 func kinds() []Kind {
 	return []Kind{
-		KindLink, KindBridgeVLAN, KindAddress, KindNexthop, KindRoute, KindRule, KindNeigh, KindFDB, KindMDB,
+		KindLink, KindBridgeVLAN, KindVLANOption, KindVNI, KindAddress, KindNexthop, KindRoute, KindRule, KindNeigh, KindFDB, KindMDB,
 		KindAddrLabel, KindTC, KindIPSet, KindNFTables, KindConntrack, KindXFRM,
 	}
 }
@@ -73,6 +75,10 @@ func (k Kind) String() string {
 		return "ipset"
 	case KindXFRM:
 		return "xfrm"
+	case KindVLANOption:
+		return "vlan option"
+	case KindVNI:
+		return "vni"
 	}
 	return fmt.Sprintf("kind %d", uint16(k))
 }

@@ -11,6 +11,25 @@ const (
 	iflaIPTunFlags = 8 // linux/if_tunnel.h IFLA_IPTUN_FLAGS
 	sitISATAP      = 1
 
+	rtmNewVLAN                = 112 // linux/rtnetlink.h
+	rtmGetVLAN                = 114
+	rtmNewTunnel              = 120
+	rtmGetTunnel              = 122
+	bridgeVLANInfoOnlyOptions = 1 << 7 // linux/if_bridge.h BRIDGE_VLAN_INFO_ONLY_OPTS, BRIDGE_VLANDB_*
+	vlandbDumpFlags           = 1
+	vlandbDumpGlobal          = 1 << 1
+	vlandbEntry               = 1
+	vlandbGlobalOptions       = 2
+	vlandbInfo                = 1
+	vlandbRange               = 2
+	vlandbState               = 3
+	vlandbMcastRouter         = 6
+	vlandbMcastMaxGroups      = 8
+	vlandbNeighSuppress       = 9
+	vlandbGlobalID            = 1
+	vlandbGlobalRange         = 2
+	vxlanVNIFilterEntryStats  = 5 // linux/if_link.h
+
 	bondModeRoundRobin   = 0 // linux/if_bonding.h
 	bondModeActiveBackup = 1
 	bondMode8023AD       = 4
