@@ -1,0 +1,179 @@
+package genl
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/nsmigrate/nsmigrate/netstate/rawnl"
+)
+
+// linux/ethtool_netlink.h, linux/ethtool.h.
+const (
+	ethtoolGetStrings  = 1
+	ethtoolGetFeatures = 11
+	ethtoolSetFeatures = 12
+	ethtoolGetChannels = 17
+	ethtoolSetChannels = 18
+
+	ethtoolHeader = 1 // in every message
+
+	headerIndex = 1
+	headerFlags = 3
+	compact     = 1 // ETHTOOL_FLAG_COMPACT_BITSETS
+
+	featuresHW     = 2
+	featuresWanted = 3
+
+	bitsetBits  = 3
+	bitsetValue = 4
+	bitsetBit   = 1 // in bitsetBits
+	bitName     = 2 // in bitsetBit
+	bitValue    = 3
+
+	stringsSets     = 2
+	stringsSet      = 1 // in stringsSets
+	stringsID       = 1 // in stringsSet
+	stringsAll      = 3
+	stringsOne      = 1 // in stringsAll
+	stringIndex     = 1 // in stringsOne
+	stringValue     = 2
+	featuresStrings = 4 // ETH_SS_FEATURES
+
+	channelsMax   = 2 // the first of four maxima: receive, transmit, other, combined
+	channelsCount = 6 // the first of four counts
+)
+
+// ethtool carries the offloads that a user wants of a device, and the numbers of its channels: those of devices on
+// which something else is wanted than the kernel's default for most links, or that have a choice of channels.
+func ethtool() family {
+	header := rawnl.Flat()
+	return family{
+		number: familyEthtool, name: "ethtool", word: "ethtool", capture: captureEthtool, describe: describeEthtool,
+		nests: map[byte]rawnl.Nest{
+			ethtoolSetFeatures: {ethtoolHeader: header, featuresWanted: {bitsetBits: {rawnl.AnyAttr: rawnl.Flat()}}},
+			ethtoolSetChannels: {ethtoolHeader: header},
+		},
+	}
+}
+
+// usuallyOff lists the offloads that are off until somebody wants them, and veth's.
+func usuallyOff(veth bool) []string {
+	list := []string{"tx-nocache-copy", "rx-gro-list", "rx-udp-gro-forwarding"}
+	if veth {
+		list = append(list, "rx-gro")
+	}
+	return list
+}
+
+func captureEthtool(ctx context.Context, c conn) ([]rawnl.Message, error) {
+	names, err := featureNames(ctx, c)
+	if err != nil {
+		return nil, fmt.Errorf("get names of features: %w", err)
+	}
+	devices, err := c.dump(ctx, ethtoolGetFeatures, nest(ethtoolHeader, attr(headerFlags, u32(compact))))
+	if err != nil {
+		return nil, fmt.Errorf("dump features: %w", err)
+	}
+	veths, err := linksOf(ctx, c.n, "veth")
+	if err != nil {
+		return nil, err
+	}
+	var msgs []rawnl.Message
+	for _, attrs := range devices {
+		index := rawnl.Uint32(rawnl.Get(rawnl.Get(attrs, ethtoolHeader), headerIndex))
+		off := usuallyOff(slices.Contains(veths, index))
+		hw, wanted := bits(rawnl.Get(attrs, featuresHW)), bits(rawnl.Get(attrs, featuresWanted))
+		var list []byte
+		altered := false
+		for i, name := range names {
+			if !hw(i) {
+				continue // not for users to change
+			}
+			bit := attr(bitName, append([]byte(name), 0))
+			if wanted(i) {
+				bit = append(bit, attr(bitValue, nil)...)
+			}
+			list = append(list, nest(bitsetBit, bit)...)
+			altered = altered || wanted(i) == slices.Contains(off, name)
+		}
+		if altered {
+			msgs = append(msgs, c.message(ethtoolSetFeatures, deviceOf(attrs), nest(featuresWanted, nest(bitsetBits, list))))
+		}
+	}
+	channels, err := c.dump(ctx, ethtoolGetChannels, nest(ethtoolHeader))
+	if err != nil {
+		return nil, fmt.Errorf("dump channels: %w", err)
+	}
+	for _, attrs := range channels {
+		var counts []byte
+		choice := false
+		for i := range uint16(4) {
+			if most := rawnl.Uint32(rawnl.Get(attrs, channelsMax+i)); most > 0 {
+				choice = choice || most > 1
+				counts = append(counts, attr(channelsCount+i, rawnl.Get(attrs, channelsCount+i))...)
+			}
+		}
+		if choice {
+			msgs = append(msgs, c.message(ethtoolSetChannels, deviceOf(attrs), counts))
+		}
+	}
+	return msgs, nil
+}
+
+// deviceOf returns the header that names the device of an answer, by index.
+func deviceOf(attrs []byte) []byte {
+	return nest(ethtoolHeader, only(rawnl.Get(attrs, ethtoolHeader), headerIndex))
+}
+
+// featureNames returns the names of the bits in sets of features.
+func featureNames(ctx context.Context, c conn) ([]string, error) {
+	answers, err := c.request(ctx, ethtoolGetStrings, nest(ethtoolHeader), nest(stringsSets, nest(stringsSet, attr(stringsID, u32(featuresStrings)))))
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, attrs := range answers {
+		for set := range rawnl.Each(rawnl.Get(attrs, stringsSets)) {
+			for s := range rawnl.Each(rawnl.Get(set.Data, stringsAll)) {
+				if index := rawnl.Uint32(rawnl.Get(s.Data, stringIndex)); int(index) == len(names) {
+					names = append(names, rawnl.CString(rawnl.Get(s.Data, stringValue)))
+				}
+			}
+		}
+	}
+	return names, nil
+}
+
+// bits returns a function that looks a bit up in a compact set.
+func bits(set []byte) func(int) bool {
+	value := rawnl.Get(set, bitsetValue)
+	return func(i int) bool {
+		at := i / 32 * 4
+		return at+4 <= len(value) && binary.NativeEndian.Uint32(value[at:])&(1<<(i%32)) != 0
+	}
+}
+
+func describeEthtool(m rawnl.Message, name func(int32) string) string {
+	attrs := attrsOf(m)
+	dev := "dev " + name(int32(rawnl.Uint32(rawnl.Get(rawnl.Get(attrs, ethtoolHeader), headerIndex))))
+	if commandOf(m) == ethtoolSetChannels {
+		parts := []string{"channels", dev}
+		for i, word := range []string{"rx", "tx", "other", "combined"} {
+			if b := rawnl.Get(attrs, channelsCount+uint16(i)); b != nil {
+				parts = append(parts, fmt.Sprintf("%s %d", word, rawnl.Uint32(b)))
+			}
+		}
+		return strings.Join(parts, " ")
+	}
+	parts := []string{"features", dev}
+	for bit := range rawnl.Each(rawnl.Get(rawnl.Get(attrs, featuresWanted), bitsetBits)) {
+		feature, on := rawnl.CString(rawnl.Get(bit.Data, bitName)), rawnl.Get(bit.Data, bitValue) != nil
+		if on == slices.Contains(usuallyOff(false), feature) {
+			parts = append(parts, feature+map[bool]string{true: " on", false: " off"}[on])
+		}
+	}
+	return strings.Join(parts, " ")
+}

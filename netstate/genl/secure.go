@@ -1,0 +1,78 @@
+package genl
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nsmigrate/nsmigrate/netstate/rawnl"
+)
+
+// Families whose objects are seen and not carried. The messages are the kernel's own answers.
+
+// linux/if_macsec.h.
+const (
+	macsecGet = 0 // MACSEC_CMD_GET_TXSC
+
+	macsecAttrIndex = 1
+	macsecAttrTxSAs = 5
+	macsecAttrRxSCs = 6
+)
+
+// macsec names the links that have associations or channels: the kernel doesn't show their keys.
+func macsec() family {
+	return family{
+		number: familyMACsec, name: "macsec", word: "macsec", nests: map[byte]rawnl.Nest{macsecGet: rawnl.Flat()},
+		capture: func(ctx context.Context, c conn) ([]rawnl.Message, error) {
+			links, err := c.dump(ctx, macsecGet)
+			if err != nil {
+				return nil, fmt.Errorf("dump links: %w", err)
+			}
+			var msgs []rawnl.Message
+			for _, attrs := range links {
+				if len(rawnl.Get(attrs, macsecAttrTxSAs)) > 0 || len(rawnl.Get(attrs, macsecAttrRxSCs)) > 0 {
+					msgs = append(msgs, c.message(macsecGet, only(attrs, macsecAttrIndex)))
+				}
+			}
+			return msgs, nil
+		},
+		describe: func(m rawnl.Message, name func(int32) string) string {
+			return "associations of dev " + name(int32(rawnl.Uint32(rawnl.Get(attrsOf(m), macsecAttrIndex))))
+		},
+		loss: func(rawnl.Message) string { return "the kernel does not show their keys" },
+	}
+}
+
+// linux/l2tp.h.
+const (
+	l2tpTunnelGet = 4
+
+	l2tpAttrTunnelID = 9 // L2TP_ATTR_CONN_ID
+)
+
+// l2tp names the tunnels: a tunnel's socket is often a process's, and the link of a session can't be made with a given
+// index, by which all else would refer to it.
+func l2tp() family {
+	return family{
+		number: familyL2TP, name: "l2tp", word: "l2tp", nests: map[byte]rawnl.Nest{l2tpTunnelGet: rawnl.Flat()},
+		capture: func(ctx context.Context, c conn) ([]rawnl.Message, error) {
+			tunnels, err := c.dump(ctx, l2tpTunnelGet)
+			if err != nil && !errors.Is(err, unix.EOPNOTSUPP) {
+				return nil, fmt.Errorf("dump tunnels: %w", err)
+			}
+			var msgs []rawnl.Message
+			for _, attrs := range tunnels {
+				msgs = append(msgs, c.message(l2tpTunnelGet, only(attrs, l2tpAttrTunnelID)))
+			}
+			return msgs, nil
+		},
+		describe: func(m rawnl.Message, _ func(int32) string) string {
+			return fmt.Sprintf("tunnel %d with its sessions", rawnl.Uint32(rawnl.Get(attrsOf(m), l2tpAttrTunnelID)))
+		},
+		loss: func(rawnl.Message) string {
+			return "the link of a session can't be made with the index that it had"
+		},
+	}
+}
