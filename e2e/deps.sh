@@ -9,6 +9,7 @@ PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin # root's PATH lacks these after a pla
 
 # What is needed (a command or a file), and the Debian package that has it.
 needs='
+ping                  iputils-ping
 nft                   nftables
 iptables-legacy-save  iptables
 ipset                 ipset
