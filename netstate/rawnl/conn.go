@@ -19,7 +19,7 @@ type Conn struct {
 }
 
 const (
-	recvBuf = 1 << 20 // one dump datagram is at most 32 KiB; acknowledgements of a batch arrive in many
+	recvBuf = 1 << 16 // most dump datagrams have at most 32 KiB; acknowledgements of a batch arrive in many
 	sendMax = 1 << 18 // bytes of messages in one sendmsg; the socket's buffer is larger
 )
 
@@ -117,7 +117,7 @@ func (c *Conn) dumpOnce(ctx context.Context, req Message) (msgs []Message, inter
 		if err := ctx.Err(); err != nil {
 			return nil, false, err
 		}
-		b, err := c.recv()
+		b, err := c.recvWhole()
 		if err != nil {
 			return nil, false, err
 		}
@@ -159,7 +159,7 @@ func (c *Conn) Request(ctx context.Context, req Message) ([]Message, error) {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		b, err := c.recv()
+		b, err := c.recvWhole()
 		if err != nil {
 			return nil, err
 		}
@@ -336,6 +336,23 @@ func (c *Conn) send(b []byte) error {
 		if !errors.Is(err, unix.EINTR) {
 			return fmt.Errorf("send netlink message: %w", err)
 		}
+	}
+}
+
+// recvWhole is recv for answers, which can be larger than the buffer: that of a link with many virtual functions is.
+func (c *Conn) recvWhole() ([]byte, error) {
+	for {
+		n, _, err := unix.Recvfrom(c.fd, nil, unix.MSG_PEEK|unix.MSG_TRUNC)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("receive netlink message: %w", err)
+		}
+		if n > len(c.buf) {
+			c.buf = make([]byte, n)
+		}
+		return c.recv()
 	}
 }
 
