@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/nsmigrate/nsmigrate/netstate"
 	"github.com/nsmigrate/nsmigrate/netstate/ns"
 )
@@ -88,7 +90,8 @@ func settleDown(t testing.TB, n, host *ns.NS) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if len(netstate.Diff(last, next)) > 0 || sh(t, n, "ip -6 addr show tentative") != "" {
+		tentative := func(a netstate.Address) bool { return a.Flags&unix.IFA_F_TENTATIVE != 0 }
+		if len(netstate.Diff(last, next)) > 0 || slices.ContainsFunc(next.Addresses(), tentative) {
 			quiet = 0
 		}
 		quiet++
