@@ -243,12 +243,6 @@ func checkLink(l *link) (Loss, bool) {
 	return loss, true
 }
 
-// flag reports whether a one-byte attribute of IFLA_INFO_DATA is set.
-func (l *link) flag(kind uint16) bool {
-	b, ok := rawnl.Find(l.data, kind)
-	return ok && len(b) == 1 && b[0] != 0
-}
-
 func (l *link) xdpAttached() bool {
 	attrs, err := rawnl.ParseAttrs(l.attr(unix.IFLA_XDP))
 	if err != nil {

@@ -125,7 +125,11 @@ func Boot(ctx context.Context, config Config) (*Machine, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, bootTime)
 	defer cancel()
-	if err := m.client.Ready(ctx); err != nil {
+	err = m.client.Ready(ctx)
+	if err == nil && len(config.NICs) > 0 { // nothing in the guest looks for devices
+		err = m.Run(ctx, Command{Args: []string{"modprobe", "virtio_net"}})
+	}
+	if err != nil {
 		return nil, errors.Join(fmt.Errorf("boot a virtual machine: %w", err), m.Close())
 	}
 	return m, nil

@@ -1,6 +1,7 @@
 package vm_test
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -72,4 +73,38 @@ func TestMachine(t *testing.T) {
 	if err != nil || boots != 2 {
 		t.Errorf("%d boots: %v", boots, err)
 	}
+}
+
+// TestCable connects two guests, as two hosts with a kernel each.
+func TestCable(t *testing.T) {
+	needVM(t)
+	err := connect(t.Context())
+	for attempt := 1; attempt < 3 && errors.Is(err, vm.ErrGone); attempt++ {
+		err = connect(t.Context())
+	}
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+func connect(ctx context.Context) error {
+	a, b, err := vm.Cable()
+	if err != nil {
+		return err
+	}
+	first, err := vm.Boot(ctx, vm.Config{CPUs: 1, Memory: 1024, NICs: []vm.NIC{{MAC: "02:11:00:00:00:0a", Cable: a}}})
+	if err != nil {
+		return errors.Join(err, b.Close())
+	}
+	defer first.Close()
+	second, err := vm.Boot(ctx, vm.Config{CPUs: 1, Memory: 1024, NICs: []vm.NIC{{MAC: "02:11:00:00:00:0b", Cable: b}}})
+	if err != nil {
+		return err
+	}
+	defer second.Close()
+	if _, err := first.Shell(ctx, "ip addr add 10.99.0.1/24 dev eth0; ip link set eth0 up"); err != nil {
+		return err
+	}
+	_, err = second.Shell(ctx, "ip addr add 10.99.0.2/24 dev eth0; ip link set eth0 up; ping -c 3 -i 0.2 -W 10 10.99.0.1")
+	return err
 }
