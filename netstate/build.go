@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nsmigrate/nsmigrate/netstate/genl"
 	"github.com/nsmigrate/nsmigrate/netstate/ns"
 	"github.com/nsmigrate/nsmigrate/netstate/rawnl"
 )
@@ -115,7 +116,7 @@ func (b *builder) build(ctx context.Context) error {
 	if err := b.buildFilters(ctx); err != nil {
 		return err
 	}
-	if err := b.buildQueues(ctx); err != nil {
+	if err := b.buildOthers(ctx, site); err != nil {
 		return err
 	}
 	if err := b.finishSysctls(); err != nil {
@@ -294,6 +295,7 @@ const (
 	wayHost
 	wayTun
 	waySysctl
+	wayGeneric
 )
 
 func (o *Op) way() way {
@@ -302,6 +304,8 @@ func (o *Op) way() way {
 		return wayTun
 	case o.Sysctl != nil:
 		return waySysctl
+	case o.Kind == KindGeneric:
+		return wayGeneric
 	case o.Host:
 		return wayHost
 	}
@@ -336,6 +340,16 @@ func (b *builder) runSame(ctx context.Context, ops []Op) error {
 			}
 			return nil
 		})
+	case wayGeneric:
+		msgs := make([]rawnl.Message, len(ops))
+		for i := range ops {
+			msgs[i] = ops[i].Msg
+		}
+		plan, err := genl.Plan(msgs)
+		if err != nil {
+			return err
+		}
+		return genl.Apply(ctx, b.n, plan)
 	case wayHost:
 		return b.send(ctx, b.host.nl, ops)
 	}

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nsmigrate/nsmigrate/netstate/conntrack"
+	"github.com/nsmigrate/nsmigrate/netstate/genl"
 	"github.com/nsmigrate/nsmigrate/netstate/ipset"
 	"github.com/nsmigrate/nsmigrate/netstate/iptables"
 	"github.com/nsmigrate/nsmigrate/netstate/nftables"
@@ -174,7 +175,7 @@ func capture(ctx context.Context, n *ns.NS, opts CaptureOptions) (*State, error)
 	if err := s.captureFilters(ctx, n, opts.Prev); err != nil {
 		return nil, fmt.Errorf("capture: %w", err)
 	}
-	if err := s.captureQueues(ctx, n, opts.Prev); err != nil {
+	if err := s.captureOthers(ctx, n); err != nil {
 		return nil, fmt.Errorf("capture: %w", err)
 	}
 	if p := opts.Prev; p != nil {
@@ -268,6 +269,8 @@ func validateMessage(k Kind, m rawnl.Message) error {
 		return ipset.Validate(m)
 	case KindXFRM:
 		return xfrm.Validate(m)
+	case KindGeneric:
+		return genl.Validate(m)
 	}
 	size, typ := headerOf(k)
 	if m.Type != typ || m.Flags != 0 {

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nsmigrate/nsmigrate/netstate/conntrack"
+	"github.com/nsmigrate/nsmigrate/netstate/genl"
 	"github.com/nsmigrate/nsmigrate/netstate/ipset"
 	"github.com/nsmigrate/nsmigrate/netstate/nftables"
 	"github.com/nsmigrate/nsmigrate/netstate/rawnl"
@@ -205,6 +206,8 @@ func decode(kind Kind, m rawnl.Message, names linkNames) []item {
 		return []item{{"text", "", ipset.Describe(m)}}
 	case KindXFRM:
 		return []item{{"text", "", xfrm.Describe(m)}}
+	case KindGeneric:
+		return []item{{"text", "", genl.Describe(m, names.of)}}
 	}
 	size, _ := headerOf(kind)
 	hdr, attrs, err := split(m, size)

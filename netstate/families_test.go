@@ -34,6 +34,12 @@ func familyCases() []struct {
 			ip xfrm policy add src 10.0.0.0/8 dst 192.0.2.0/24 dir out priority 7 tmpl src 10.0.0.1 dst 192.0.2.1 proto esp reqid 5 mode tunnel
 			ip xfrm policy add src 192.0.2.0/24 dst 10.0.0.0/8 dir in if_id 77 tmpl src 192.0.2.1 dst 10.0.0.1 proto esp mode tunnel
 			ip xfrm policy setdefault in accept fwd block out accept`},
+		{"MPTCP, offloads and channels, segment routing and IOAM", `
+			ip link add e0 numtxqueues 4 numrxqueues 4 type veth peer name e1; ip link set dev e0 up; ip link set dev e1 up
+			ip addr add 10.0.0.1/24 dev e0; ip addr add 10.0.0.2/24 dev e0
+			ip mptcp endpoint add 10.0.0.1 signal; ip mptcp endpoint add 10.0.0.2 dev e0 subflow backup; ip mptcp limits set subflows 5
+			ethtool -K e0 tx off gro on rx-gro-list on; ethtool -L e0 rx 2 tx 3
+			ip sr tunsrc set fd00::7; ip ioam namespace add 7 data 0x10`},
 	}
 }
 
@@ -46,6 +52,8 @@ func familyCommands() []string {
 		"iptables-legacy-save | grep -v '^#' || true",
 		"ip xfrm policy; ip xfrm policy getdefault",
 		"ip -s xfrm state",
+		"ip mptcp endpoint show; ip mptcp limits show; ip sr tunsrc show; ip ioam namespace show",
+		`for d in $(ls /proc/sys/net/ipv4/conf | grep -vE '^(all|default)$'); do ethtool -k $d; ethtool -l $d || true; done 2>&1`,
 	}
 }
 

@@ -5,10 +5,12 @@ import (
 	"strings"
 
 	"github.com/nsmigrate/nsmigrate/netstate/conntrack"
+	"github.com/nsmigrate/nsmigrate/netstate/genl"
 	"github.com/nsmigrate/nsmigrate/netstate/ipset"
 	"github.com/nsmigrate/nsmigrate/netstate/iptables"
 	"github.com/nsmigrate/nsmigrate/netstate/nftables"
 	"github.com/nsmigrate/nsmigrate/netstate/ns"
+	"github.com/nsmigrate/nsmigrate/netstate/rawnl"
 	"github.com/nsmigrate/nsmigrate/netstate/tc"
 	"github.com/nsmigrate/nsmigrate/netstate/xfrm"
 )
@@ -47,41 +49,36 @@ func (s *State) captureFilters(ctx context.Context, n *ns.NS, prev *State) error
 	return err
 }
 
-// captureQueues reads what happens to packets behind the filters: traffic control, which only a user changes and so
-// is taken from an earlier capture if there is one, and IPsec.
-func (s *State) captureQueues(ctx context.Context, n *ns.NS, prev *State) error {
-	msgs, err := xfrm.Capture(ctx, n)
-	if err != nil {
-		return err
-	}
-	if len(msgs) > 0 {
-		s.Messages[KindXFRM] = msgs
-	}
-	s.lose("xfrm", xfrm.Losses(msgs))
-	if prev != nil {
-		msgs = prev.Messages[KindTC]
-	} else if msgs, err = tc.Capture(ctx, n); err != nil {
-		return err
-	}
-	if len(msgs) > 0 {
-		s.Messages[KindTC] = msgs
-	}
-	for _, line := range tc.Losses(msgs, s.names().of) {
-		noun, rest, _ := strings.Cut(line, " ")
-		s.lose(noun, []string{rest})
+// captureOthers reads what has a package of its own beside the filters: traffic control, IPsec, and what is spoken of
+// over generic netlink.
+func (s *State) captureOthers(ctx context.Context, n *ns.NS) error {
+	name := s.names().of
+	for _, k := range []struct {
+		kind    Kind
+		capture func(context.Context, *ns.NS) ([]rawnl.Message, error)
+		losses  func([]rawnl.Message) []string // each begins with the class of the object
+	}{
+		{KindTC, tc.Capture, func(msgs []rawnl.Message) []string { return tc.Losses(msgs, name) }},
+		{KindXFRM, xfrm.Capture, xfrm.Losses},
+		{KindGeneric, genl.Capture, func(msgs []rawnl.Message) []string { return genl.Losses(msgs, name) }},
+	} {
+		msgs, err := k.capture(ctx, n)
+		if err != nil {
+			return err
+		}
+		if len(msgs) > 0 {
+			s.Messages[k.kind] = msgs
+		}
+		for _, line := range k.losses(msgs) {
+			class, rest, _ := strings.Cut(line, " ")
+			object, reason := rest, ""
+			if i := strings.LastIndex(rest, ": "); i >= 0 {
+				object, reason = rest[:i], rest[i+2:]
+			}
+			s.losses = append(s.losses, Loss{Kind: class, Object: object, Reason: reason})
+		}
 	}
 	return nil
-}
-
-// lose adds losses that a package reports, each as the object, a colon and the reason.
-func (s *State) lose(kind string, lines []string) {
-	for _, line := range lines {
-		object, reason := line, ""
-		if i := strings.LastIndex(line, ": "); i >= 0 {
-			object, reason = line[:i], line[i+2:]
-		}
-		s.losses = append(s.losses, Loss{Kind: kind, Object: object, Reason: reason})
-	}
 }
 
 // buildFilters replays the packet filters, after the sets that their rules refer to, and then the connections that
@@ -109,17 +106,24 @@ func (b *builder) buildFilters(ctx context.Context) error {
 	return conntrack.Apply(ctx, b.n, plan)
 }
 
-// buildQueues replays traffic control and IPsec.
-func (b *builder) buildQueues(ctx context.Context) error {
-	plan, err := tc.Plan(b.s.Messages[KindTC])
+// buildOthers replays traffic control, IPsec, and what is spoken of over generic netlink but for settings of links.
+func (b *builder) buildOthers(ctx context.Context, site Site) error {
+	p, err := newPlanner(b.s, site)
 	if err != nil {
 		return err
 	}
-	if err := tc.Apply(ctx, b.n, plan); err != nil {
-		return err
+	for _, k := range []struct {
+		kind  Kind
+		plan  func([]rawnl.Message) ([]rawnl.Message, error)
+		apply func(context.Context, *ns.NS, []rawnl.Message) error
+	}{{KindGeneric, genl.Plan, genl.Apply}, {KindTC, tc.Plan, tc.Apply}, {KindXFRM, xfrm.Plan, xfrm.Apply}} {
+		plan, err := k.plan(p.others(k.kind))
+		if err != nil {
+			return err
+		}
+		if err := k.apply(ctx, b.n, plan); err != nil {
+			return err
+		}
 	}
-	if plan, err = xfrm.Plan(b.s.Messages[KindXFRM]); err != nil {
-		return err
-	}
-	return xfrm.Apply(ctx, b.n, plan)
+	return nil
 }

@@ -171,8 +171,9 @@ func kindCases() []kindCase {
 			ip link add wg0 type wireguard; wg set wg0 listen-port 51820 private-key /proc/self/fd/5 5<<-X
 				GFnbEpPm9c6qZbYlI5l3mW9C7VU5Tpz9hA3B8kQq0Uo=
 			X
-			ip link set wg0 up; ip addr add 10.3.0.1/24 dev wg0`, "link wg0 (wireguard)"},
-		{"macsec", "macsec", pair + `ip link add ms0 link low type macsec sci 5 encrypt on; ip macsec add ms0 tx sa 0 pn 1 on key 01 12345678901234567890123456789012`, "link ms0 (macsec)"},
+			wg set wg0 peer FXKhzHEWOXMzVqR9sQgUIcR4ZUZ1IMBZ2X2ECCJ8E1U= endpoint 10.9.0.1:7 allowed-ips 10.3.0.0/24,fd03::/64
+			ip link set wg0 up; ip addr add 10.3.0.1/24 dev wg0; ip route add 192.0.2.0/24 dev wg0`, ""},
+		{"macsec", "macsec", pair + `ip link add ms0 link low type macsec sci 5 encrypt on; ip macsec add ms0 tx sa 0 pn 1 on key 01 12345678901234567890123456789012`, "link ms0 (macsec);macsec"},
 		{"hsr and prp", "hsr", `
 			ip link add name va type veth peer name vb; ip link add name vc type veth peer name vd; ip link set va up; ip link set vc up; ip link set vb up; ip link set vd up
 			ip link add name ve type veth peer name vf; ip link add name vg type veth peer name vh

@@ -194,6 +194,8 @@ func (l *link) rule() linkKind {
 		}}
 	case "vxlan":
 		return linkKind{how: replayData, hold: true}
+	case "wireguard": // its keys and peers are of package genl
+		return linkKind{how: replayData, noMAC: true}
 	case "ifb", "dummy", "vlan", "vrf", "nlmon", "vcan":
 		return linkKind{how: replayData}
 	case "ipvlan", "ipvtap":

@@ -2,7 +2,6 @@ package netstate
 
 import (
 	"context"
-	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -24,10 +23,6 @@ func findLosses(ctx context.Context, n *ns.NS, nl *rawnl.Conn, links []link) ([]
 	if err != nil {
 		return nil, err
 	}
-	generic, err := genericLosses(ctx, n)
-	if err != nil {
-		return nil, err
-	}
 	bpf, err := bpfLosses(n, links)
 	if err != nil {
 		return nil, err
@@ -36,7 +31,7 @@ func findLosses(ctx context.Context, n *ns.NS, nl *rawnl.Conn, links []link) ([]
 	if err != nil {
 		return nil, err
 	}
-	return slices.Concat(routes, generic, bpf, groups), nil
+	return slices.Concat(routes, bpf, groups), nil
 }
 
 // routeLosses finds routes of families that are not carried.
@@ -89,60 +84,6 @@ func absent(err error) bool {
 		}
 	}
 	return false
-}
-
-// genericLosses finds objects of subsystems that speak generic netlink.
-func genericLosses(ctx context.Context, n *ns.NS) ([]Loss, error) {
-	c, err := rawnl.Dial(n, unix.NETLINK_GENERIC)
-	if err != nil {
-		return nil, err
-	}
-	defer c.Close()
-	families, err := c.Dump(ctx, rawnl.Message{Type: unix.GENL_ID_CTRL, Data: []byte{unix.CTRL_CMD_GETFAMILY, 1, 0, 0}})
-	if err != nil {
-		return nil, fmt.Errorf("list generic netlink families: %w", err)
-	}
-	var losses []Loss
-	for _, m := range families {
-		if len(m.Data) < 4 {
-			continue
-		}
-		name := rawnl.CString(rawnl.Get(m.Data[4:], unix.CTRL_ATTR_FAMILY_NAME))
-		id := rawnl.Get(m.Data[4:], unix.CTRL_ATTR_FAMILY_ID)
-		for _, q := range genericQueries() {
-			if q.family != name || len(id) < 2 {
-				continue
-			}
-			msgs, err := c.Dump(ctx, rawnl.Message{Type: binary.NativeEndian.Uint16(id), Data: []byte{q.command, q.version, 0, 0}})
-			if absent(err) {
-				continue
-			}
-			if err != nil {
-				return nil, fmt.Errorf("dump %s: %w", q.object, err)
-			}
-			if len(msgs) > 0 {
-				losses = append(losses, Loss{Kind: q.kind, Object: q.object, Reason: fmt.Sprintf("%d of them, which are not carried yet", len(msgs))})
-			}
-		}
-	}
-	return losses, nil
-}
-
-type genericQuery struct {
-	family           string
-	command, version byte
-	kind, object     string
-}
-
-// genericQueries lists the dumps of subsystems that keep objects in a namespace.
-func genericQueries() []genericQuery {
-	return []genericQuery{
-		{"mptcp_pm", 3, 1, "mptcp", "MPTCP endpoints"},      // MPTCP_PM_CMD_GET_ADDR
-		{"IPVS", 4, 1, "ipvs", "virtual services"},          // IPVS_CMD_GET_SERVICE
-		{"l2tp", 4, 1, "l2tp", "L2TP tunnels"},              // L2TP_CMD_TUNNEL_GET
-		{"fou", 3, 1, "fou", "FOU ports"},                   // FOU_CMD_GET
-		{"SEG6", 2, 1, "seg6", "segment routing HMAC keys"}, // SEG6_CMD_DUMPHMAC
-	}
 }
 
 // multicastLosses finds link-layer addresses that somebody made a device listen to (ip maddr add). In the

@@ -18,7 +18,6 @@ func TestLosses(t *testing.T) {
 		{"rate estimator", "ip link add e0 type ifb; tc qdisc add dev e0 root handle 7: estimator 1sec 8sec tbf rate 1mbit burst 10k latency 1s", "qdisc tbf 7: dev e0 root: the kernel does not tell"},
 		{"default qdiscs", "ip link add e0 type ifb; ip link set e0 up; ip link set lo up", ""},
 		{"xfrm state", "ip xfrm state allocspi src 10.0.0.1 dst 10.0.0.2 proto esp min 0x100 max 0x200", "xfrm state src 10.0.0.1 dst 10.0.0.2 proto esp"},
-		{"MPTCP endpoint", "ip mptcp endpoint add 10.0.0.1 signal", "mptcp MPTCP endpoints"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			host, source := newNS(t), newNS(t)

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nsmigrate/nsmigrate/netstate/conntrack"
+	"github.com/nsmigrate/nsmigrate/netstate/genl"
 	"github.com/nsmigrate/nsmigrate/netstate/ipset"
 	"github.com/nsmigrate/nsmigrate/netstate/nftables"
 	"github.com/nsmigrate/nsmigrate/netstate/rawnl"
@@ -83,6 +84,7 @@ func Plan(s *State, site Site) ([]Batch, error) {
 		{Name: "bridge VLANs", Settle: KindBridgeVLAN, Ops: p.replay(KindBridgeVLAN, func(m rawnl.Message) rawnl.Message { return vlanInput(m, unix.RTM_SETLINK) })},
 		{Name: "options of bridge VLANs", Ops: p.tables(KindVLANOption)},
 		{Name: "VNI filters", Ops: p.tables(KindVNI)},
+		{Name: "link settings", Ops: p.linkSettings()},
 		{Name: "links up", Carriers: true, Ops: p.flags()},
 		{Name: "address labels", Settle: KindAddrLabel, Ops: p.replay(KindAddrLabel, addrLabelAdd)},
 		{Name: "addresses", Settle: KindAddress, Ops: p.addresses()},
@@ -434,6 +436,32 @@ func (p *planner) flags() []Op {
 	return ops
 }
 
+// linkSettings returns the settings of links that generic netlink knows: offloads, channels, keys.
+func (p *planner) linkSettings() []Op {
+	var ops []Op
+	for _, m := range p.s.Messages[KindGeneric] {
+		if index, ok := genl.Device(m); ok && p.byIdx[index] != nil {
+			ops = append(ops, Op{Verb: "set", Kind: KindGeneric, Object: m, Msg: m})
+		}
+	}
+	return ops
+}
+
+// others returns the messages of a kind that are not [planner.linkSettings] and whose device is built.
+func (p *planner) others(kind Kind) []rawnl.Message {
+	return slices.DeleteFunc(slices.Clone(p.s.Messages[kind]), func(m rawnl.Message) bool {
+		switch kind {
+		case KindGeneric:
+			_, ok := genl.Device(m)
+			return ok
+		case KindTC:
+			index, ok := tc.Device(m)
+			return ok && p.byIdx[index] == nil
+		}
+		return false
+	})
+}
+
 // replay states the objects of a kind one for one.
 func (p *planner) replay(kind Kind, request func(rawnl.Message) rawnl.Message) []Op {
 	var ops []Op
@@ -674,6 +702,8 @@ func normalize(kind Kind, m rawnl.Message) rawnl.Message {
 		return ipset.Normalize(m)
 	case KindXFRM:
 		return xfrm.Normalize(m)
+	case KindGeneric:
+		return genl.Normalize(m)
 	}
 	return m
 }

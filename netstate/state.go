@@ -33,13 +33,14 @@ const (
 	KindXFRM       Kind = 15 // IPsec states and policies, see package xfrm
 	KindVLANOption Kind = 16 // options of the VLANs of bridges and their ports, where they are not the usual ones
 	KindVNI        Kind = 17 // VNI filters of vxlans
+	KindGeneric    Kind = 18 // objects of generic netlink families, see package genl
 )
 
 // kinds lists all kinds in rendering order.
 func kinds() []Kind {
 	return []Kind{
 		KindLink, KindBridgeVLAN, KindVLANOption, KindVNI, KindAddress, KindNexthop, KindRoute, KindRule, KindNeigh, KindFDB, KindMDB,
-		KindAddrLabel, KindTC, KindIPSet, KindNFTables, KindConntrack, KindXFRM,
+		KindAddrLabel, KindTC, KindIPSet, KindNFTables, KindConntrack, KindXFRM, KindGeneric,
 	}
 }
 
@@ -75,6 +76,8 @@ func (k Kind) String() string {
 		return "ipset"
 	case KindXFRM:
 		return "xfrm"
+	case KindGeneric:
+		return "genl"
 	case KindVLANOption:
 		return "vlan option"
 	case KindVNI:
@@ -90,7 +93,7 @@ func (k Kind) plural() string {
 		return "addresses"
 	case KindNeigh:
 		return "neighbours"
-	case KindFDB, KindMDB, KindNFTables, KindConntrack, KindTC, KindIPSet, KindXFRM:
+	case KindFDB, KindMDB, KindNFTables, KindConntrack, KindTC, KindIPSet, KindXFRM, KindGeneric:
 		return k.String()
 	}
 	return k.String() + "s"

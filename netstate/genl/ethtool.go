@@ -46,8 +46,9 @@ const (
 	channelsCount = 6 // the first of four counts
 )
 
-// ethtool carries the offloads that a user wants of a device, and the numbers of its channels: those of devices on
-// which something else is wanted than the kernel's default for most links, or that have a choice of channels.
+// ethtool carries the offloads that a user wants of a device, where something else is wanted than the kernel's default
+// for most links, and the numbers of channels of veth, where there is a choice. Virtual devices have no other settings
+// that ethtool could change, except for the coalescing of tun, which is a process's to set with the device.
 func ethtool() family {
 	header := rawnl.Flat()
 	return family{
@@ -108,6 +109,9 @@ func captureEthtool(ctx context.Context, c conn) ([]rawnl.Message, error) {
 		return nil, fmt.Errorf("dump channels: %w", err)
 	}
 	for _, attrs := range channels {
+		if index := rawnl.Uint32(rawnl.Get(rawnl.Get(attrs, ethtoolHeader), headerIndex)); !slices.Contains(veths, index) {
+			continue // those of tun follow from the files that are open; hardware stays with its host
+		}
 		var counts []byte
 		choice := false
 		for i := range uint16(4) {

@@ -30,6 +30,7 @@ func fou() family {
 				return nil, fmt.Errorf("dump ports: %w", err)
 			}
 			msgs := make([]rawnl.Message, len(ports))
+			slices.Reverse(ports) // the newest is shown first
 			for i, attrs := range ports {
 				msgs[i] = c.message(fouAdd, rawnl.Rewrite(attrs, func(a rawnl.Attr) (rawnl.Attr, bool) {
 					// No protocol, peer or device is shown as 0 and taken only by being absent.

@@ -101,6 +101,18 @@ func capture(ctx context.Context, n *ns.NS) ([]rawnl.Message, error) {
 	return msgs, nil
 }
 
+// Device returns the link whose settings a message holds; false if it is about something else. Such settings are made
+// best before the link is up: some take its carrier away for a moment.
+func Device(m rawnl.Message) (index int32, ok bool) {
+	switch m.Type {
+	case familyEthtool:
+		return int32(rawnl.Uint32(rawnl.Get(rawnl.Get(attrsOf(m), ethtoolHeader), headerIndex))), true
+	case familyWireGuard:
+		return int32(rawnl.Uint32(rawnl.Get(attrsOf(m), wgAttrIndex))), true
+	}
+	return 0, false
+}
+
 // Plan turns a capture into the messages that make the same objects, on links that are there. What [Losses] names is
 // left out. The error is [rawnl.ErrMalformed] if the messages can't be a capture.
 func Plan(msgs []rawnl.Message) ([]rawnl.Message, error) {

@@ -40,6 +40,13 @@ func Plan(msgs []rawnl.Message) ([]rawnl.Message, error) {
 	return plan, nil
 }
 
+// Device returns the device that an object is attached to; false for a shared action and for what is in a shared block
+// of filters.
+func Device(m rawnl.Message) (index int32, ok bool) {
+	index = header(m).index
+	return index, m.Type != typeAction && index != blockMagic
+}
+
 // node identifies a qdisc (whose minor number is 0) or a class.
 type node struct {
 	index  int32

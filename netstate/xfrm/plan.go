@@ -47,7 +47,8 @@ func state(m rawnl.Message) rawnl.Message {
 	return made
 }
 
-// Losses returns one line for each object of a capture that [Plan] leaves out or changes, with the reason.
+// Losses returns one line for each object of a capture that [Plan] leaves out or changes: what it is, starting with
+// "xfrm", a colon and the reason.
 func Losses(msgs []rawnl.Message) []string {
 	var lines []string
 	for _, m := range msgs {
@@ -56,7 +57,7 @@ func Losses(msgs []rawnl.Message) []string {
 			reason = "it is offloaded to hardware, which stays with its host; the kernel will do the work"
 		}
 		if reason != "" {
-			lines = append(lines, Describe(m)+": "+reason)
+			lines = append(lines, "xfrm "+Describe(m)+": "+reason)
 		}
 	}
 	return lines
