@@ -433,6 +433,9 @@ func (d *dump) endSource(store Store) error {
 			}
 		}
 	}
+	for _, t := range d.trees {
+		t.wakeParent()
+	}
 	if err := store.Publish(); err != nil {
 		return fmt.Errorf("dump: the service is in the image, but the image could not be given its name: %w", err)
 	}

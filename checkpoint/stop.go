@@ -32,9 +32,23 @@ func (ts trees) stop() error {
 	return nil
 }
 
+// wakeParent lets the parent of a tree's root run again if it stopped itself because its child did, as shells,
+// script(1) and su(1) do.
+func (t *tree) wakeParent() {
+	parent := t.live.Root().PPID
+	if !t.parentRan || parent <= 1 {
+		return
+	}
+	if state, err := proc.Default.State(parent); err == nil && state == 'T' {
+		unix.Kill(parent, unix.SIGCONT) //nolint:errcheck // gone
+	}
+}
+
 // stop goes over the tree until it finds nobody new: a process can fork until it is stopped itself.
 func (t *tree) stop() error {
 	done := make(map[int]bool)
+	state, err := proc.Default.State(t.live.Root().PPID)
+	t.parentRan = err == nil && state != 'T'
 	for {
 		if err := proc.Default.Refresh(t.live); err != nil {
 			return err
@@ -82,5 +96,6 @@ func (ts trees) goOn() {
 			unix.Kill(pid, unix.SIGCONT) //nolint:errcheck // gone
 		}
 		t.stopped = nil
+		t.wakeParent()
 	}
 }

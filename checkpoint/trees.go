@@ -21,14 +21,15 @@ import (
 type trees []*tree
 
 type tree struct {
-	index   int
-	facts   *Tree
-	live    *proc.Tree
-	criu    *criu.Process
-	session *criu.Session
-	logs    string // criu's work directory
-	files   []*os.File
-	stopped []int // processes, as the host sees them, that a SIGSTOP of ours keeps from running
+	index     int
+	facts     *Tree
+	live      *proc.Tree
+	criu      *criu.Process
+	session   *criu.Session
+	logs      string // criu's work directory
+	files     []*os.File
+	stopped   []int // processes, as the host sees them, that a SIGSTOP of ours keeps from running
+	parentRan bool  // the root's parent was not stopped itself before
 }
 
 // startCRIU starts a criu for every tree, in the place that the tree needs, with its images below dir and

@@ -41,10 +41,10 @@ func moved(t *testing.T, script string) (s *netstate.State, target *ns.NS, opts 
 }
 
 // reaches reports whether an address answers: a port without a listener refuses at once.
-func reaches(t *testing.T, n *ns.NS, addr string) bool {
+func reaches(t *testing.T, n *ns.NS, addr string, within time.Duration) bool {
 	t.Helper()
 	err := n.Do(func() error {
-		_, err := net.DialTimeout("tcp", net.JoinHostPort(addr, "9"), time.Second)
+		_, err := net.DialTimeout("tcp", net.JoinHostPort(addr, "9"), within)
 		return err
 	})
 	return errors.Is(err, unix.ECONNREFUSED)
@@ -68,7 +68,7 @@ func TestMuteUntilConnected(t *testing.T) {
 			s, target, opts := moved(t, c.script)
 			sh(t, opts.Host, c.prepare+"; sleep 0.5")
 			heard := func() bool { return strings.Contains(sh(t, opts.Host, "bridge fdb show br br0"), c.mac+" dev") }
-			if reaches(t, target, "10.0.0.1") || reaches(t, target, "fd00::1") {
+			if reaches(t, target, "10.0.0.1", time.Second) || reaches(t, target, "fd00::1", time.Second) {
 				t.Error("the host answers")
 			}
 			if heard() {
@@ -77,7 +77,7 @@ func TestMuteUntilConnected(t *testing.T) {
 			if err := netstate.Connect(context.Background(), target, s, opts); err != nil {
 				t.Fatal(err)
 			}
-			if !reaches(t, target, "10.0.0.1") || !reaches(t, target, "fd00::1") {
+			if !reaches(t, target, "10.0.0.1", 10*time.Second) || !reaches(t, target, "fd00::1", 10*time.Second) {
 				t.Error("the host does not answer")
 			}
 			if !heard() {

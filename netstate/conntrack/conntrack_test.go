@@ -314,7 +314,7 @@ func TestReplayForwarded(t *testing.T) {
 	run(t, router, "ip addr add 10.1.0.1/24 dev r; ip link set r up; sysctl -qw net.ipv4.ip_forward=1")
 	run(t, right, "ip addr add 10.1.0.2/24 dev x; ip link set x up; ip link set lo up")
 	run(t, left.client, "ip route add default via 10.0.0.2")
-	run(t, router, `nft 'table ip t { chain n { type nat hook postrouting priority srcnat; oifname "r" meta l4proto { tcp, udp } masquerade to :40000-40100; oifname "r" masquerade; }; chain z { type filter hook forward priority 0; ct label set 5; ct mark set 0x5; } }'`)
+	run(t, router, `nft 'table ip t { chain n { type nat hook postrouting priority srcnat; oifname "r" meta l4proto { tcp, udp } masquerade to :40000-40100; oifname "r" masquerade; }; chain z { type filter hook forward priority 0; ct label set 5; ct mark set 0x5; }; }'`)
 	listen(t, right, "10.1.0.2:5000")
 	conn := dial(t, left.client, "tcp", "10.1.0.2:5000")
 	echo(t, conn, "before\n")
