@@ -117,7 +117,8 @@ func TestDisconnect(t *testing.T) {
 	settleDown(t, source, hostA)
 	s := capture(t, source, hostA)
 	opts := netstate.BuildOptions{Host: hostA}
-	before := sh(t, hostA, "ip route show table all; ip addr show dev veth-svc")
+	const quiet = `while [ -n "$(ip -6 addr show tentative)" ]; do sleep 0.02; done; `
+	before := sh(t, hostA, quiet+"ip route show table all; ip addr show dev veth-svc")
 	if err := netstate.Disconnect(ctx, source, s, opts); err != nil {
 		t.Fatal(err)
 	}
@@ -127,7 +128,7 @@ func TestDisconnect(t *testing.T) {
 	if err := netstate.Connect(ctx, source, s, opts); err != nil {
 		t.Fatal(err)
 	}
-	if after := sh(t, hostA, "sleep 0.3; ip route show table all; ip addr show dev veth-svc"); sortLines(after) != sortLines(before) {
+	if after := sh(t, hostA, "sleep 0.3; "+quiet+"ip route show table all; ip addr show dev veth-svc"); sortLines(after) != sortLines(before) {
 		t.Errorf("the host differs:\n%s", lineDiff(before, after))
 	}
 	checkDiff(t, s, func() *netstate.State { return capture(t, source, hostA) })
