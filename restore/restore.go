@@ -122,6 +122,8 @@ func (r *restoring) buildNamespace(ctx context.Context) error {
 	if r.ns, err = ns.Create(); err != nil {
 		return err
 	}
+	inode := r.ns.Inode()
+	r.undo.push("end what is left in the namespace", func() error { return killAll(inode) })
 	if r.report.NetNS != "" {
 		name := r.report.NetNS
 		if err := r.ns.Bind(name); err != nil {
