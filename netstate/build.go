@@ -146,19 +146,23 @@ func (b *builder) site(ctx context.Context) (Site, error) {
 		}
 		site.Uplinks[u.Name] = t
 	}
-	msgs, err := take(ctx, b.nl, dumps()[0])
+	fresh, err := dumpLinks(ctx, b.nl)
 	if err != nil {
 		return Site{}, err
 	}
-	for _, m := range msgs {
-		l, err := parseLink(m)
-		if err != nil {
-			return Site{}, err
-		}
+	for i := range fresh {
+		l := &fresh[i]
 		if !l.loopback() && !l.fallback() {
 			return Site{}, fmt.Errorf("the namespace is not fresh: it has link %s", l.name)
 		}
-		site.Present[l.name] = true
+		site.Present[l.name] = b.names[l.index] == l.name
+	}
+	misplaced, err := b.s.misplaced(fresh)
+	if err != nil {
+		return Site{}, err
+	}
+	if len(misplaced) > 0 {
+		return Site{}, errors.New(misplaced[0].String())
 	}
 	return site, nil
 }

@@ -280,7 +280,15 @@ func Preflight(ctx context.Context, s *State, opts BuildOptions) ([]Loss, error)
 	if err != nil {
 		return nil, fmt.Errorf("preflight: %w", err)
 	}
-	return append(problems, clashes...), nil
+	fresh, err := freshLinks(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("preflight: %w", err)
+	}
+	misplaced, err := s.misplaced(fresh)
+	if err != nil {
+		return nil, fmt.Errorf("preflight: %w", err)
+	}
+	return slices.Concat(problems, clashes, misplaced), nil
 }
 
 func (h *host) preflightParent(ctx context.Context, u *Uplink, t UplinkTarget, add func(*Uplink, string, string, ...any)) {

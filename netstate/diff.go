@@ -66,7 +66,7 @@ func diffKind(k Kind, a, b *State) []Change {
 			routes, addresses = derive(s), other.identities(KindAddress)
 		}
 		for i, m := range msgs {
-			if !matched[i] && (other != nil || !implicit(k, m)) && !routes.explains(m, addresses) {
+			if !matched[i] && (other != nil || !implicit(k, m)) && !spare(k, m) && !routes.explains(m, addresses) {
 				changes = append(changes, Change{Kind: k.String(), Added: added, Text: describe(k, m, names)})
 			}
 		}
@@ -187,13 +187,22 @@ func (s *State) lasting(k Kind) []rawnl.Message {
 	return msgs
 }
 
+// spare reports whether an object is a fallback device that nobody uses: one host has it and another has not.
+func spare(k Kind, m rawnl.Message) bool {
+	if k != KindLink {
+		return false
+	}
+	l, err := parseLink(m)
+	return err == nil && l.spare()
+}
+
 // implicit reports whether an object comes with every namespace: the loopback device, down; the rules for the
 // tables local, main and default; the address labels of RFC 6724 as the kernel has them.
 func implicit(k Kind, m rawnl.Message) bool {
 	switch k {
 	case KindLink:
 		l, err := parseLink(m)
-		return err == nil && (l.loopback() || l.fallback()) && l.flags&iffUp == 0
+		return err == nil && l.loopback() && l.flags&iffUp == 0
 	case KindRule:
 		return slices.Contains([]string{
 			"0: from all proto 2 lookup local", "32766: from all proto 2 lookup main", "32767: from all proto 2 lookup default",
@@ -244,8 +253,9 @@ func (s *State) sysctlLines(other *State) []string {
 		}
 	}
 	var lines []string
+	spares := s.spares()
 	for _, c := range s.Sysctls {
-		if !c.Fresh || altered[c.Path] {
+		if (!c.Fresh || altered[c.Path]) && !spares[sysctlDevice(c.Path)] {
 			lines = append(lines, sysctlName(c.Path)+" = "+c.Value)
 		}
 	}

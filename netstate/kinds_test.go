@@ -1,10 +1,13 @@
 package netstate_test
 
 import (
+	"context"
 	"os"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/nsmigrate/nsmigrate/netstate"
 )
 
 // kindCase is a namespace with links of some kind, which the machine's kernel may lack. Where NSMIGRATE_VM is
@@ -327,5 +330,57 @@ func checkLosses(t *testing.T, c kindCase) {
 		if !slices.ContainsFunc(got, func(l string) bool { return strings.HasPrefix(l, want) }) {
 			t.Errorf("no loss %q among %q", want, got)
 		}
+	}
+}
+
+// TestFallbackDevices moves a namespace between hosts that give different devices to every namespace. It runs in a
+// guest only, because that is a setting of the whole machine.
+func TestFallbackDevices(t *testing.T) {
+	if os.Getenv("NSMIGRATE_VM") == "" {
+		t.Skip("alters the machine's own settings")
+	}
+	ctx := context.Background()
+	give := func(fallbacks bool) {
+		value := map[bool]string{true: "0", false: "2"}[fallbacks]
+		if err := os.WriteFile("/proc/sys/net/core/fb_tunnels_only_for_init_net", []byte(value), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	defer give(true)
+	for _, c := range []struct {
+		name     string
+		from, to bool // whether the host gives fallback devices
+		script   string
+		problem  string
+	}{
+		{"from none to some", false, true, pair, "link low"},
+		{"from some to none", true, false, pair, ""},
+		{"from some to none, one in use", true, false, "ip link set gre0 up", "link gre0: it is in use"},
+		{"from some to some", true, true, pair + "ip link set gre0 up", ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			give(c.from)
+			host, source := arrange(t, c.script)
+			settleDown(t, source, host)
+			want := reread(t, capture(t, source, host))
+			give(c.to)
+			other, target := otherHost(t), newNS(t)
+			opts := netstate.BuildOptions{Host: other}
+			problems, err := netstate.Preflight(ctx, want, opts)
+			if err != nil {
+				t.Fatal(err)
+			}
+			err = netstate.Build(ctx, target, want, opts)
+			if c.problem != "" {
+				if len(problems) == 0 || !strings.HasPrefix(problems[0].String(), c.problem) || err == nil || !strings.Contains(err.Error(), c.problem) {
+					t.Errorf("problems %v, build: %v", problems, err)
+				}
+				return
+			}
+			if len(problems) > 0 || err != nil {
+				t.Fatalf("problems %v, build: %v", problems, err)
+			}
+			checkDiff(t, want, func() *netstate.State { return capture(t, target, other) })
+		})
 	}
 }

@@ -118,32 +118,6 @@ func (l *link) protoDown() bool {
 
 func (l *link) loopback() bool { return l.arphrd == unix.ARPHRD_LOOPBACK }
 
-// fallback reports whether the kernel makes this link by itself in every fresh namespace while the module
-// of its kind is loaded.
-func (l *link) fallback() bool {
-	switch l.name {
-	case "tunl0":
-		return l.kind == "ipip"
-	case "gre0":
-		return l.kind == "gre"
-	case "gretap0":
-		return l.kind == "gretap"
-	case "erspan0":
-		return l.kind == "erspan"
-	case "ip_vti0":
-		return l.kind == "vti"
-	case "ip6_vti0":
-		return l.kind == "vti6"
-	case "sit0":
-		return l.kind == "sit"
-	case "ip6tnl0":
-		return l.kind == "ip6tnl"
-	case "ip6gre0":
-		return l.kind == "ip6gre"
-	}
-	return false
-}
-
 // replay says how links of a kind are made again.
 type replay int
 

@@ -50,7 +50,7 @@ type Site struct {
 	NSFD    int                     // descriptor of the namespace that is built
 	Uplinks map[string]UplinkTarget // as in [BuildOptions], complete
 	Parents map[string]int32        // index of each parent device on the host, by name
-	Present map[string]bool         // names of the links that the fresh namespace has
+	Present map[string]bool         // names of the links that the fresh namespace has, where the State has them
 }
 
 // planner holds what the steps of a Plan share.
@@ -114,7 +114,7 @@ func newPlanner(s *State, site Site) (*planner, error) {
 			continue
 		}
 		if l.fallback() && !site.Present[l.name] {
-			continue // the module of its kind is not loaded here; nobody asked for the link
+			continue // nobody asked for it
 		}
 		p.links = append(p.links, *l)
 		p.msgs[l.index] = s.Messages[KindLink][i]

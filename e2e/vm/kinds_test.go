@@ -33,7 +33,7 @@ func TestNetstate(t *testing.T) {
 	// A program is mapped from memory, not from the shared directory, which keeps nothing in memory. The modules
 	// are those that nothing loads when they are needed.
 	prepare := "cp " + binary + " /tmp/netstate.test; modprobe -a fou fou6 mpls_iptunnel l2tp_eth"
-	const fallback = "TestKinds/^fallback"
+	const fallback = "^(TestKinds|TestFallbackDevices)$/^(fallback|from)"
 	var out bytes.Buffer
 	err := vm.Do(t.Context(), vm.Config{Share: share}, func(m *vm.Machine) error {
 		out.Reset()
