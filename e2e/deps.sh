@@ -27,6 +27,7 @@ ps                    procps
 jq                    jq
 zstd                  zstd
 wg                    wireguard-tools
+ipvsadm               ipvsadm
 ethtool               ethtool
 modprobe              kmod
 qemu-system-x86_64    qemu-system-x86
