@@ -16,7 +16,8 @@ func TestStdio(t *testing.T) {
 		"opened inside":    inSvc + "sh -c 'exec PEER </dev/null >>LOG 2>&1'",
 		"deleted file":     inSvc + "sh -c 'exec >/dev/shm/gone; rm /dev/shm/gone; exec PEER'",
 		"pipe to a logger": "sh -c '" + inSvc + "PEER 2>&1 | cat >>LOG'",
-		"pty":              "script --quiet --command '" + inSvc + "PEER' /dev/null",
+		"pty":              "env SHELL=/bin/bash script --quiet --command '" + inSvc + "PEER' /dev/null", // leads its session
+		"pty of a shell":   "script --quiet --command 'sh -c \"" + inSvc + "PEER; true\"' /dev/null",
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)

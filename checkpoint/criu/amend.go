@@ -12,21 +12,12 @@ import (
 	criu_core "github.com/checkpoint-restore/go-criu/v8/crit/images/criu-core"
 	"github.com/checkpoint-restore/go-criu/v8/crit/images/fdinfo"
 	"github.com/checkpoint-restore/go-criu/v8/crit/images/pstree"
+	"github.com/checkpoint-restore/go-criu/v8/crit/images/tty"
 	"google.golang.org/protobuf/proto"
 )
 
 // Amend corrects the images of a tree that was just dumped where they would not bring back what was there.
 func Amend(dir string) error {
-	if err := orphan(dir); err != nil {
-		return err
-	}
-	return rearm(dir)
-}
-
-// orphan takes the parent-death signal (PR_SET_PDEATHSIG of prctl(2)) out of the root of a tree that was just
-// dumped. The parent it was about, often `unshare --kill-child`, stays behind; on restore the root's first parent
-// is criu, whose end would kill the tree.
-func orphan(dir string) error {
 	tasks, err := decode[pstree.PstreeEntry](dir, "pstree.img", nil)
 	if err != nil {
 		return err
@@ -34,7 +25,14 @@ func orphan(dir string) error {
 	if len(tasks) == 0 {
 		return errors.New("a CRIU image without processes")
 	}
-	for _, tid := range tasks[0].GetThreads() {
+	return errors.Join(orphan(dir, tasks[0]), detach(dir, tasks), rearm(dir))
+}
+
+// orphan takes the parent-death signal (PR_SET_PDEATHSIG of prctl(2)) out of the root of a tree that was just
+// dumped. The parent it was about, often `unshare --kill-child`, stays behind; on restore the root's first parent
+// is criu, whose end would kill the tree.
+func orphan(dir string, root *pstree.PstreeEntry) error {
+	for _, tid := range root.GetThreads() {
 		if err := clearDeathSignal(dir, fmt.Sprintf("core-%d.img", tid)); err != nil {
 			return err
 		}
@@ -55,6 +53,34 @@ func clearDeathSignal(dir, name string) error {
 	}
 	core.ThreadCore.PdeathSig = nil
 	return rewrite(dir, name, []*criu_core.CoreEntry{core})
+}
+
+// detach takes the session out of terminals that control one whose leader stays behind, a shell's for instance.
+// CRIU gives such a terminal back only through the leader, and refuses the restore without it, --shell-job or not
+// (tty_find_restoring_task of criu/tty.c, for a terminal that is inherited).
+func detach(dir string, tasks []*pstree.PstreeEntry) error {
+	const name = "tty-info.img"
+	terminals, err := decode[tty.TtyInfoEntry](dir, name, nil)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // no terminal at all
+	}
+	if err != nil {
+		return err
+	}
+	changed := false
+	for _, t := range terminals {
+		led := slices.ContainsFunc(tasks, func(task *pstree.PstreeEntry) bool {
+			return task.GetPid() == t.GetSid() && task.GetSid() == t.GetSid()
+		})
+		if t.GetType() == tty.TtyType_EXT_TTY && t.GetSid() != 0 && !led {
+			t.Sid, t.Pgrp = new(uint32(0)), new(uint32(0))
+			changed = true
+		}
+	}
+	if !changed {
+		return nil
+	}
+	return rewrite(dir, name, terminals)
 }
 
 // rearm starts periodic timers again that had expired when they were dumped. The kernel stops a timerfd at its

@@ -8,6 +8,8 @@ import (
 	"os/exec"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // CheckError is CRIU's own word that something doesn't work here.
@@ -15,8 +17,12 @@ type CheckError struct{ Reason string }
 
 func (e *CheckError) Error() string { return e.Reason }
 
-// waitDelay bounds the wait for the output of a killed criu, which its own children may hold open.
-const waitDelay = 2 * time.Second
+// A check takes 40 ms. It is not cut short by the caller's context, because criu's helpers, which wait for it to
+// tell them to end, would outlive it; a criu that hangs is killed with those of its process group.
+const (
+	checkTimeout = 30 * time.Second
+	waitDelay    = 2 * time.Second // for the output of a killed criu, which its own children may hold open
+)
 
 // Check runs `criu check`: does this CRIU work with this kernel? The error
 // is a [*CheckError] if it says no.
@@ -31,15 +37,25 @@ func CheckFeature(ctx context.Context, path, name string) error {
 }
 
 func check(ctx context.Context, path string, args ...string) error {
-	cmd := exec.CommandContext(ctx, path, append([]string{"check"}, args...)...)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), checkTimeout)
+	defer cancel()
+	cmd := exec.CommandContext(limited, path, append([]string{"check"}, args...)...)
+	cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true} // out of reach of Ctrl-C, too
+	cmd.Cancel = func() error { return unix.Kill(-cmd.Process.Pid, unix.SIGKILL) }
 	cmd.WaitDelay = waitDelay
 	cmd.Env = append(os.Environ(), "LC_ALL=C")
 	out, err := cmd.CombinedOutput()
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
 	if err == nil {
 		return nil
 	}
-	if ctx.Err() != nil {
-		return ctx.Err()
+	if limited.Err() != nil {
+		return fmt.Errorf("run %s: killed, it did not end within %s", strings.Join(cmd.Args, " "), checkTimeout)
 	}
 	if _, ok := errors.AsType[*exec.ExitError](err); !ok {
 		return fmt.Errorf("run %s: %w", strings.Join(cmd.Args, " "), err)
