@@ -202,8 +202,8 @@ func (n *NS) Close() error { return n.file.Close() }
 func (n *NS) String() string { return fmt.Sprintf("net:[%d]", n.inode) }
 
 // Do runs fn on a thread that is inside the namespace. Sockets that fn opens belong to the namespace for
-// good; goroutines that fn starts do not run inside it. The thread is thrown away afterwards, so that no
-// other goroutine can ever be scheduled on a thread that is in a foreign namespace.
+// good; goroutines that fn starts do not run inside it. No other goroutine is ever scheduled on a thread that is
+// in a foreign namespace: a thread that can't go back where it came from is thrown away.
 func (n *NS) Do(fn func() error) error {
 	return onThread(func() error {
 		if err := unix.Setns(n.Fd(), unix.CLONE_NEWNET); err != nil {
@@ -213,26 +213,39 @@ func (n *NS) Do(fn func() error) error {
 	})
 }
 
-// onThread runs fn on a locked thread of its own. A goroutine that ends without unlocking its thread
-// makes the runtime terminate that thread, with whatever namespaces fn left it in. The main thread alone is
-// never terminated, only parked: it would hold the namespace for the life of the process, and /proc/PID/ns
-// would show the process inside. So fn is kept from it.
+// onThread runs fn on a locked thread, which goes back into its network namespace afterwards. The main thread is
+// spared: /proc/PID/ns would show the process inside meanwhile, and it alone is never thrown away.
 func onThread(fn func() error) error {
 	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread()
 		if unix.Gettid() != unix.Getpid() {
-			done <- fn()
+			done <- andBack(fn)
 			return
 		}
 		elsewhere := make(chan struct{})
 		go func() {
 			runtime.LockOSThread()
 			close(elsewhere)
-			done <- fn()
+			done <- andBack(fn)
 		}()
 		<-elsewhere // while this goroutine has the main thread, the other one can't get it
 		runtime.UnlockOSThread()
 	}()
 	return <-done
+}
+
+// andBack runs fn and brings the thread, to which the goroutine is locked, back into its network namespace. Where that
+// fails the thread stays locked: the goroutine ends so, and the runtime makes the thread end with it.
+func andBack(fn func() error) error {
+	home, err := Current()
+	if err != nil {
+		return fn()
+	}
+	defer home.Close()
+	err = fn()
+	if unix.Setns(home.Fd(), unix.CLONE_NEWNET) == nil {
+		runtime.UnlockOSThread()
+	}
+	return err
 }
