@@ -74,11 +74,18 @@ type sysctlFile struct{ path, value string }
 
 // sysctlReader reads parameters in the namespace of its thread.
 type sysctlReader struct {
-	buf   []byte
+	buf   [sysctlSmall]byte
 	names map[string][]string // file names of a per-device directory, which are the same for all devices
 	twins twins
 	seen  map[twinParam]sysctlValue
 }
+
+// The kernel clears a buffer of the size that a read asks for, which costs more than all the rest of it: nearly all
+// values fit into the small one. The largest there can be is a list of ports.
+const (
+	sysctlSmall = 1 << 10
+	sysctlLarge = 1 << 17
+)
 
 // twins says which devices have the same parameters: those with the same string. A device that isn't there is
 // like no other.
@@ -93,7 +100,7 @@ type sysctlValue struct {
 }
 
 func newSysctlReader(t twins) *sysctlReader {
-	return &sysctlReader{buf: make([]byte, 64<<10), names: map[string][]string{}, twins: t, seen: map[twinParam]sysctlValue{}}
+	return &sysctlReader{names: map[string][]string{}, twins: t, seen: map[twinParam]sysctlValue{}}
 }
 
 // findTwins compares the parameters of devices as netlink tells them: one answer has hundreds of values, each of
@@ -131,24 +138,27 @@ func findTwins(ctx context.Context, nl *rawnl.Conn, links []link) (twins, error)
 // read returns a parameter's value. A parameter that can't be read at the moment (stable_secret before it
 // is set) or has no reading (flush) is not there.
 func (r *sysctlReader) read(p string) (string, bool) {
-	param, ok := r.twinParam(p)
-	if !ok {
-		return r.readFile(p)
+	dir, name := path.Split(p)
+	dir, dev := path.Split(strings.TrimSuffix(dir, "/"))
+	if sysctlDevice(p) != dev {
+		return readSysctl(unix.AT_FDCWD, sysctlRoot+"/"+p, r.buf[:])
 	}
+	return r.readDevice(dev, strings.TrimSuffix(dir, "/"), name, unix.AT_FDCWD, sysctlRoot+"/"+p)
+}
+
+// readDevice returns the value of a device's parameter, which is the file at a path below an open directory.
+func (r *sysctlReader) readDevice(dev, dir, name string, at int, p string) (string, bool) {
+	twin, ok := r.twins[dev]
+	if !ok || dir == "ipv6/conf" && !told(name) {
+		return readSysctl(at, p, r.buf[:])
+	}
+	param := twinParam{twin, dir, name}
 	v, seen := r.seen[param]
 	if !seen {
-		v.value, v.ok = r.readFile(p)
+		v.value, v.ok = readSysctl(at, p, r.buf[:])
 		r.seen[param] = v
 	}
 	return v.value, v.ok
-}
-
-// twinParam returns under which key a parameter is remembered for all devices like its own; false if it isn't.
-func (r *sysctlReader) twinParam(p string) (twinParam, bool) {
-	dir, name := path.Split(p)
-	dir, dev := path.Split(strings.TrimSuffix(dir, "/"))
-	twin, ok := r.twins[dev]
-	return twinParam{twin, dir, name}, ok && (dir != "ipv6/conf/" || told(name)) && sysctlDevice(p) == dev
 }
 
 // told reports whether netlink is known to tell of an IPv6 parameter of devices. It leaves out a few, and may leave
@@ -173,30 +183,42 @@ func told(name string) bool {
 	return false
 }
 
-func (r *sysctlReader) readFile(p string) (string, bool) {
-	fd, err := unix.Open(sysctlRoot+"/"+p, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+// readSysctl reads the file at a path below an open directory. A value that may not fit into buf is read into a larger
+// one.
+func readSysctl(at int, p string, buf []byte) (string, bool) {
+	fd, err := unix.Openat(at, p, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return "", false
 	}
 	defer unix.Close(fd)
-	n, err := unix.Read(fd, r.buf)
+	n, err := unix.Pread(fd, buf, 0)
+	if n == len(buf) {
+		buf = make([]byte, sysctlLarge)
+		n, err = unix.Pread(fd, buf, 0)
+	}
 	if err != nil || n < 0 {
 		return "", false
 	}
-	return strings.TrimSuffix(string(r.buf[:n]), "\n"), true
+	return strings.TrimSuffix(string(buf[:n]), "\n"), true
 }
 
 // namespace reads what is not a device's, with "all" and "default".
 func (r *sysctlReader) namespace() ([]sysctlFile, error) {
-	var files []sysctlFile
-	var walk func(dir string) error
-	walk = func(dir string) error {
-		entries, err := os.ReadDir(path.Join(sysctlRoot, dir))
+	files := make([]sysctlFile, 0, 512)
+	var walk func(p string) error
+	walk = func(p string) error {
+		dir, err := os.Open(path.Join(sysctlRoot, p))
 		if err != nil {
 			return fmt.Errorf("list sysctls: %w", err)
 		}
+		defer dir.Close()
+		entries, err := dir.ReadDir(-1)
+		if err != nil {
+			return fmt.Errorf("list sysctls: %w", err)
+		}
+		fd := int(dir.Fd())
 		for _, e := range entries {
-			p := path.Join(dir, e.Name())
+			p := path.Join(p, e.Name())
 			switch {
 			case e.IsDir() && sysctlDevice(p) != "":
 			case e.IsDir():
@@ -204,7 +226,7 @@ func (r *sysctlReader) namespace() ([]sysctlFile, error) {
 					return err
 				}
 			case sysctlCarried(p):
-				if v, ok := r.read(p); ok {
+				if v, ok := readSysctl(fd, e.Name(), r.buf[:]); ok {
 					files = append(files, sysctlFile{p, v})
 				}
 			}
@@ -215,31 +237,38 @@ func (r *sysctlReader) namespace() ([]sysctlFile, error) {
 	return files, err
 }
 
-// device reads one device's parameters.
-func (r *sysctlReader) device(dev string) []sysctlFile {
-	var files []sysctlFile
-	for _, dir := range perDevice() {
-		names, ok := r.names[dir]
-		if !ok {
-			entries, err := os.ReadDir(path.Join(sysctlRoot, dir, dev))
-			if err != nil {
-				continue // the device takes no part in this protocol
-			}
-			for _, e := range entries {
-				if sysctlCarried(path.Join(dir, dev, e.Name())) {
-					names = append(names, e.Name())
-				}
-			}
-			r.names[dir] = names
+// device reads one device's parameters in the given directories of [perDevice].
+func (r *sysctlReader) device(dev string, dirs ...string) []sysctlFile {
+	files := make([]sysctlFile, 0, 128)
+	for _, dir := range dirs {
+		f, err := os.Open(path.Join(sysctlRoot, dir, dev))
+		if err != nil {
+			continue // the device takes no part in this protocol
 		}
-		for _, name := range names {
-			p := dir + "/" + dev + "/" + name
-			if v, ok := r.read(p); ok {
-				files = append(files, sysctlFile{p, v})
+		at := int(f.Fd())
+		for _, name := range r.namesIn(f, dir) {
+			if v, ok := r.readDevice(dev, dir, name, at, name); ok {
+				files = append(files, sysctlFile{dir + "/" + dev + "/" + name, v})
 			}
 		}
+		f.Close()
 	}
 	return files
+}
+
+// namesIn lists the parameters that a device has in a directory of [perDevice], of which f is its own.
+func (r *sysctlReader) namesIn(f *os.File, dir string) []string {
+	names, ok := r.names[dir]
+	if !ok {
+		var err error
+		if names, err = f.Readdirnames(-1); err != nil {
+			return nil
+		}
+		names = slices.DeleteFunc(names, func(name string) bool { return !sysctlCarried(path.Join(dir, "x", name)) })
+		slices.Sort(names)
+		r.names[dir] = names
+	}
+	return names
 }
 
 // isLinkMTU tells a device's IPv6 MTU, which starts as the link's and not as default's.
@@ -290,7 +319,7 @@ func captureSysctls(ctx context.Context, n *ns.NS, nl *rawnl.Conn, links []link)
 		for i := range links {
 			dev := links[i].name
 			mtu := strconv.FormatUint(uint64(rawnl.Uint32(links[i].attr(unix.IFLA_MTU))), 10)
-			for _, f := range r.device(dev) {
+			for _, f := range r.device(dev, perDevice()...) {
 				if v, ok := defaults[defaultOf(f.path, dev)]; ok && v == f.value {
 					continue
 				}
@@ -324,7 +353,7 @@ func freshSysctls() baseline {
 		if err != nil {
 			return err
 		}
-		for _, f := range append(files, r.device("lo")...) {
+		for _, f := range append(files, r.device("lo", perDevice()...)...) {
 			values[f.path] = f.value
 			if strings.Contains(f.path, "/neigh/lo/") {
 				values[defaultOf(f.path, "lo")] = f.value

@@ -47,7 +47,7 @@ func TestTwins(t *testing.T) {
 	changed := 0
 	err = n.Do(func() error {
 		r := newSysctlReader(nil)
-		for _, f := range r.device("e0") {
+		for _, f := range r.device("e0", perDevice()...) {
 			before := find()["e0"]
 			value, err := strconv.Atoi(f.value)
 			if name, v6 := strings.CutPrefix(f.path, "ipv6/conf/e0/"); err != nil || v6 && !told(name) {
@@ -59,7 +59,7 @@ func TestTwins(t *testing.T) {
 			}) {
 				continue
 			}
-			if now, _ := r.readFile(f.path); now == f.value {
+			if now, _ := readSysctl(unix.AT_FDCWD, sysctlRoot+"/"+f.path, make([]byte, 99)); now == f.value {
 				continue
 			}
 			changed++

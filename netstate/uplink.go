@@ -252,13 +252,18 @@ func (h *host) describeLayer3(ctx context.Context, u *Uplink, outer link) error 
 
 // deviceSettings reads what differs from default for a device in the thread's namespace.
 func deviceSettings(dev string) []Setting {
+	conf := []string{"ipv4/conf", "ipv6/conf"}
 	r := newSysctlReader(nil)
+	defaults := map[string]string{}
+	for _, f := range r.device("default", conf...) {
+		defaults[f.path] = f.value
+	}
 	var list []Setting
-	for _, f := range r.device(dev) {
-		if !strings.Contains(f.path, "/conf/") || isLinkMTU(f.path) {
+	for _, f := range r.device(dev, conf...) {
+		if isLinkMTU(f.path) {
 			continue
 		}
-		if v, ok := r.read(defaultOf(f.path, dev)); ok && v != f.value {
+		if v, ok := defaults[defaultOf(f.path, dev)]; ok && v != f.value {
 			list = append(list, Setting{Name: strings.Replace(f.path, "/"+dev+"/", "/", 1), Value: f.value})
 		}
 	}
