@@ -20,9 +20,10 @@ import (
 type BuildOptions struct {
 	Host    *ns.NS                  // where uplinks end; nil is the caller's own namespace
 	Uplinks map[string]UplinkTarget // by inner interface name; what is not there is as on the source host
-	// Defer is told how to undo each change of the host, before the change is made. An undo is harmless
-	// when the change was not made. What happens inside the namespace ends with the namespace.
-	Defer  func(undo func() error)
+	// Note is told of each change of the host before the change is made, so that [UndoHostChange] can take it back,
+	// in another process if need be. Its error stops the build before the change. nil if nobody will undo. What
+	// happens inside the namespace ends with the namespace and is not told.
+	Note   func(HostChange) error
 	Logger *slog.Logger // nil discards
 }
 
@@ -80,7 +81,8 @@ func (b *builder) close() {
 
 // Build turns the fresh namespace n into the State. The host's side of every veth uplink is made and stays
 // administratively down, other uplinks are held mute: until [Connect] nothing that the namespace does can be
-// heard. On an error the namespace is of no use any more and the caller runs the deferred undos.
+// heard. On an error the namespace is of no use any more and the caller undoes the changes that were
+// noted.
 func Build(ctx context.Context, n *ns.NS, s *State, opts BuildOptions) error {
 	if err := s.Validate(); err != nil {
 		return fmt.Errorf("build namespace: %w", err)
@@ -105,7 +107,7 @@ func (b *builder) build(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := b.deferUplinks(ctx, site); err != nil {
+	if err := b.noteUplinks(ctx, site); err != nil {
 		return err
 	}
 	for _, batch := range batches {
@@ -167,9 +169,10 @@ func (b *builder) site(ctx context.Context) (Site, error) {
 	return site, nil
 }
 
-// deferUplinks checks that the names of the peers are free and registers their removal. A peer that is there
-// already is not ours to remove, so its name is refused before anything is registered.
-func (b *builder) deferUplinks(ctx context.Context, site Site) error {
+// noteUplinks checks that the names of the peers are free and notes that they will be taken. A peer that is there
+// already is not ours to remove, so its name is refused before anything is noted.
+func (b *builder) noteUplinks(ctx context.Context, site Site) error {
+	var changes []HostChange
 	for i := range b.s.uplinks {
 		u := &b.s.uplinks[i]
 		if u.Kind != "veth" {
@@ -181,44 +184,22 @@ func (b *builder) deferUplinks(ctx context.Context, site Site) error {
 		} else if !errors.Is(err, errNoLink) {
 			return fmt.Errorf("uplink %s: %w", u.Name, err)
 		}
+		changes = append(changes, HostChange{Kind: hostLink, Name: peer, Inner: u.Index})
 	}
-	if b.opts.Defer == nil {
+	if b.opts.Note == nil || len(changes) == 0 {
 		return nil
 	}
-	// The undo outlives this builder: it opens its own sockets, and it identifies the link by the name that
-	// was free a moment ago together with the namespace of its peer.
-	given, inside := b.opts.Host, b.n
-	for i := range b.s.uplinks {
-		if u := &b.s.uplinks[i]; u.Kind == "veth" {
-			peer, index := site.Uplinks[u.Name].Peer, u.Index
-			b.opts.Defer(func() error { return removePeer(context.Background(), given, inside, peer, index) })
+	id, err := b.host.identify(ctx, b.n)
+	if err != nil {
+		return err
+	}
+	for _, c := range changes {
+		c.NSID = id
+		if err := b.opts.Note(c); err != nil {
+			return fmt.Errorf("note %s: %w", c, err)
 		}
 	}
 	return nil
-}
-
-// removePeer deletes the host's end of a veth if its other end is the given link of the namespace n. It is
-// no error if there is no such pair.
-func removePeer(ctx context.Context, given, n *ns.NS, peer string, inner int32) error {
-	h, err := openHost(given)
-	if err != nil {
-		return err
-	}
-	defer h.close(given)
-	l, _, err := h.linkByName(ctx, peer)
-	if errors.Is(err, errNoLink) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("remove link %s: %w", peer, err)
-	}
-	if l.kind != "veth" || l.lower != inner || !l.outside {
-		return nil
-	}
-	if id, err := nsid(ctx, h.nl, n); err != nil || id != l.nsid {
-		return err
-	}
-	return h.deleteLink(ctx, &l)
 }
 
 func (h *host) deleteLink(ctx context.Context, l *link) error {

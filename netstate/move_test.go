@@ -2,6 +2,7 @@ package netstate_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"net"
 	"slices"
@@ -154,8 +155,8 @@ func TestRemoveUplinksSparesNamesake(t *testing.T) {
 	sh(t, hostA, "ip link show veth-svc")
 }
 
-// TestUndo: a build that fails after it changed the host leaves the host as it was, and its error says what the
-// kernel refused.
+// TestUndo: a build that fails after it changed the host leaves the host as it was, with what a journal kept of it,
+// and its error says what the kernel refused.
 func TestUndo(t *testing.T) {
 	needRoot(t)
 	ctx := context.Background()
@@ -165,11 +166,30 @@ func TestUndo(t *testing.T) {
 	hostB, target := newNS(t), newNS(t)
 	sh(t, hostB, "ip link add bystander type bridge")
 	before := sh(t, hostB, "ip link")
-	var undos []func() error
+	var notes [][]byte
 	opts := netstate.BuildOptions{
 		Host:    hostB,
 		Uplinks: map[string]netstate.UplinkTarget{"eth0": {Peer: "up0", Bridge: "nobridge"}},
-		Defer:   func(undo func() error) { undos = append(undos, undo) },
+		Note: func(c netstate.HostChange) error {
+			if now := sh(t, hostB, "ip link"); now != before {
+				t.Errorf("the host was changed before %s was noted:\n%s", c, lineDiff(before, now))
+			}
+			note, err := json.Marshal(c)
+			notes = append(notes, note)
+			return err
+		},
+	}
+	undo := func() {
+		t.Helper()
+		for _, note := range slices.Backward(notes) {
+			var c netstate.HostChange
+			if err := json.Unmarshal(note, &c); err != nil {
+				t.Fatal(err)
+			}
+			if err := hostB.Do(func() error { return netstate.UndoHostChange(ctx, c) }); err != nil {
+				t.Error(err)
+			}
+		}
 	}
 	err := netstate.Build(ctx, target, s, opts)
 	if err == nil || !strings.Contains(err.Error(), "bridge nobridge: no such link") {
@@ -178,23 +198,39 @@ func TestUndo(t *testing.T) {
 	if during := sh(t, hostB, "ip link"); !strings.Contains(during, "up0") {
 		t.Errorf("the failure came before the change: %s", during)
 	}
-	for _, undo := range slices.Backward(undos) {
-		if err := undo(); err != nil {
-			t.Error(err)
-		}
-		if err := undo(); err != nil { // there is nothing more to undo
-			t.Error(err)
-		}
+	undo()
+	if after := sh(t, hostB, "ip link"); after != before {
+		t.Errorf("the host differs:\n%s", lineDiff(before, after))
+	}
+	undo() // there is nothing more to undo
+
+	// Another attempt at the same service is no business of the first one's journal.
+	first := notes
+	notes = nil
+	opts.Uplinks = map[string]netstate.UplinkTarget{"eth0": {Peer: "up0", Bridge: "bystander"}}
+	if err := netstate.Build(ctx, newNS(t), s, netstate.BuildOptions{Host: hostB, Uplinks: opts.Uplinks}); err != nil {
+		t.Fatal(err)
+	}
+	notes = first
+	undo()
+	sh(t, hostB, "ip link show up0")
+
+	// A name that is taken is refused before an undo could touch its owner; what can't be noted is not done.
+	notes, before = nil, sh(t, hostB, "ip link")
+	opts.Uplinks = map[string]netstate.UplinkTarget{"eth0": {Peer: "bystander"}}
+	if err := netstate.Build(ctx, newNS(t), s, opts); err == nil || len(notes) > 0 {
+		t.Errorf("Build over a link: %v, %d notes", err, len(notes))
+	}
+	opts.Uplinks = map[string]netstate.UplinkTarget{"eth0": {Peer: "up1"}}
+	opts.Note = func(netstate.HostChange) error { return errors.ErrUnsupported }
+	if err := netstate.Build(ctx, newNS(t), s, opts); !errors.Is(err, errors.ErrUnsupported) {
+		t.Errorf("Build without a note: %v", err)
 	}
 	if after := sh(t, hostB, "ip link"); after != before {
 		t.Errorf("the host differs:\n%s", lineDiff(before, after))
 	}
-
-	// A name that is taken is refused before an undo could touch its owner.
-	undos = nil
-	opts.Uplinks = map[string]netstate.UplinkTarget{"eth0": {Peer: "bystander"}}
-	if err := netstate.Build(ctx, newNS(t), s, opts); err == nil || len(undos) > 0 {
-		t.Errorf("Build over a link: %v, %d undos", err, len(undos))
+	if err := netstate.UndoHostChange(ctx, netstate.HostChange{Kind: "moon"}); err == nil {
+		t.Error("a change of an unknown kind was undone")
 	}
 }
 

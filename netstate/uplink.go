@@ -134,7 +134,7 @@ func nsid(ctx context.Context, nl *rawnl.Conn, other *ns.NS) (int32, error) {
 	req := rawnl.Message{Type: unix.RTM_GETNSID, Data: rawnl.AppendAttr([]byte{unix.AF_UNSPEC, 0, 0, 0}, unix.NETNSA_FD, binary.NativeEndian.AppendUint32(nil, uint32(other.Fd())))}
 	msgs, err := nl.Request(ctx, req)
 	if err != nil {
-		return -1, fmt.Errorf("identify the host's namespace: %w", err)
+		return -1, fmt.Errorf("look up the number of a namespace: %w", err)
 	}
 	for _, m := range msgs {
 		if len(m.Data) < 4 {

@@ -140,7 +140,10 @@ func (r *restoring) buildNamespace(ctx context.Context) error {
 func (r *restoring) buildOptions() netstate.BuildOptions {
 	return netstate.BuildOptions{
 		Uplinks: r.opts.Uplinks,
-		Defer:   func(undo func() error) { r.undo.push("remove a host-side link", undo) },
+		Note: func(c netstate.HostChange) error {
+			r.undo.push("undo "+c.String(), func() error { return netstate.UndoHostChange(context.Background(), c) })
+			return nil
+		},
 	}
 }
 
