@@ -131,12 +131,13 @@ func (b *builder) build(ctx context.Context) error {
 func (b *builder) site(ctx context.Context) (Site, error) {
 	site := Site{
 		HostFD: b.host.ns.Fd(), NSFD: b.n.Fd(),
-		Uplinks: map[string]UplinkTarget{}, Parents: map[string]int32{}, Present: map[string]bool{},
+		Uplinks: map[string]UplinkTarget{}, Parents: map[string]int32{}, Present: map[string]bool{}, Peers: map[string]int32{},
 	}
+	free := int32(0) // where an index on the host is, after all the others
 	for i := range b.s.uplinks {
 		u := &b.s.uplinks[i]
 		t := u.Target(b.opts.Uplinks)
-		if u.Kind == "veth" && t.Peer == "" {
+		if u.pair() && t.Peer == "" {
 			return Site{}, fmt.Errorf("uplink %s: no name is known for its host side", u.Name)
 		}
 		if t.Parent != "" {
@@ -147,6 +148,19 @@ func (b *builder) site(ctx context.Context) (Site, error) {
 			site.Parents[t.Parent] = l.index
 		}
 		site.Uplinks[u.Name] = t
+		if u.Kind == "netkit" {
+			if free == 0 {
+				links, err := dumpLinks(ctx, b.host.nl)
+				if err != nil {
+					return Site{}, err
+				}
+				for i := range links {
+					free = max(free, links[i].index)
+				}
+			}
+			free++
+			site.Peers[u.Name] = free
+		}
 	}
 	fresh, err := dumpLinks(ctx, b.nl)
 	if err != nil {
@@ -175,7 +189,7 @@ func (b *builder) noteUplinks(ctx context.Context, site Site) error {
 	var changes []HostChange
 	for i := range b.s.uplinks {
 		u := &b.s.uplinks[i]
-		if u.Kind != "veth" {
+		if !u.pair() {
 			continue // lives in the namespace and ends with it
 		}
 		peer := site.Uplinks[u.Name].Peer
@@ -449,7 +463,7 @@ func (b *builder) finishSysctls() error {
 func (b *builder) buildHostSide(ctx context.Context, site Site) error {
 	for i := range b.s.uplinks {
 		u := &b.s.uplinks[i]
-		if u.Kind != "veth" {
+		if !u.pair() {
 			continue
 		}
 		t := site.Uplinks[u.Name]

@@ -39,7 +39,7 @@ func (b *builder) connect(ctx context.Context) error {
 	}
 	var outside []Op
 	for i := range b.s.uplinks {
-		if u := &b.s.uplinks[i]; u.Kind == "veth" && (u.Up || u.Link == nil) {
+		if u := &b.s.uplinks[i]; u.pair() && (u.Up || u.Link == nil) {
 			outside = append(outside, peerUp(u, peers[u.Index])...)
 		}
 	}
@@ -63,7 +63,7 @@ func (b *builder) peers(ctx context.Context) (map[int32]int32, error) {
 	peers := map[int32]int32{}
 	for i := range b.s.uplinks {
 		u := &b.s.uplinks[i]
-		if u.Kind != "veth" {
+		if !u.pair() {
 			continue
 		}
 		name := u.Target(b.opts.Uplinks).Peer
@@ -167,7 +167,7 @@ func Disconnect(ctx context.Context, n *ns.NS, s *State, opts BuildOptions) erro
 	}
 	var outside, inside []Op
 	for i := range s.uplinks {
-		if u := &s.uplinks[i]; u.Kind == "veth" {
+		if u := &s.uplinks[i]; u.pair() {
 			outside = append(outside, Op{
 				Verb: "set", Kind: KindLink, Host: true,
 				Object: encodeLink(unix.AF_UNSPEC, peers[u.Index], 0, 0, []rawnl.Attr{strAttr(unix.IFLA_IFNAME, u.Peer)}),
@@ -210,14 +210,14 @@ func RemoveUplinks(ctx context.Context, s *State, opts BuildOptions) error {
 	var errs []error
 	for i := range s.uplinks {
 		u := &s.uplinks[i]
-		if u.Kind != "veth" || u.Peer == "" {
+		if !u.pair() || u.Peer == "" {
 			continue
 		}
 		l, _, err := h.linkByName(ctx, u.Peer)
 		if errors.Is(err, errNoLink) {
 			continue
 		}
-		if err == nil && l.kind == "veth" && l.index == u.PeerIndex && l.mac().String() == u.MAC {
+		if err == nil && l.kind == u.Kind && l.index == u.PeerIndex && l.mac().String() == u.MAC {
 			err = h.deleteLink(ctx, &l)
 		}
 		if err != nil {
@@ -249,7 +249,7 @@ func Preflight(ctx context.Context, s *State, opts BuildOptions) ([]Loss, error)
 	for i := range s.uplinks {
 		u := &s.uplinks[i]
 		t := u.Target(opts.Uplinks)
-		if u.Kind != "veth" {
+		if !u.pair() {
 			h.preflightParent(ctx, u, t, add)
 			continue
 		}

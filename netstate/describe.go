@@ -653,7 +653,7 @@ func (s *State) MarshalJSON() ([]byte, error) {
 // items decodes an uplink.
 func (u *Uplink) items() []item {
 	list := []item{{"name", "", u.Name}, {"kind", "kind", u.Kind}}
-	if u.Kind != "veth" {
+	if !u.pair() {
 		return append(list, item{"parent", "parent", u.Parent})
 	}
 	list = append(list, item{"peer", "peer", u.Peer}, item{"mac", "address", u.MAC}, item{"mtu", "mtu", uint64(u.MTU)})

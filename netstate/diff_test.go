@@ -46,7 +46,7 @@ func TestDiffTentative(t *testing.T) {
 func TestDiffAddress(t *testing.T) {
 	needRoot(t)
 	n := newNS(t)
-	sh(t, n, "ip link set lo up; ip link add e0 address 02:00:00:00:00:01 type veth peer name e1; ip link set e1 up; ip link set e0 up addrgenmode none")
+	sh(t, n, "ip link set lo up; ip link add e0 address 02:00:00:00:00:01 type veth peer name e1; ip link set e1 up addrgenmode none; ip link set e0 up addrgenmode none")
 	checkLines(t, changes(t, n, "ip addr add 10.1.0.1/24 brd + dev e0; ip addr add fd01::1/128 dev e0 nodad noprefixroute"),
 		"+ address inet 10.1.0.1/24", "+ address inet6 fd01::1/128", "+ route 10.1.0.0/24")
 	checkLines(t, changes(t, n, "ip route del broadcast 10.1.0.255 dev e0 table local"), "- route broadcast 10.1.0.255")

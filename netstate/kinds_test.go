@@ -176,20 +176,34 @@ func kindCases() []kindCase {
 			X
 			wg set wg0 peer FXKhzHEWOXMzVqR9sQgUIcR4ZUZ1IMBZ2X2ECCJ8E1U= endpoint 10.9.0.1:7 allowed-ips 10.3.0.0/24,fd03::/64
 			ip link set wg0 up; ip addr add 10.3.0.1/24 dev wg0; ip route add 192.0.2.0/24 dev wg0`, ""},
-		{"macsec", "macsec", pair + `ip link add ms0 link low type macsec sci 5 encrypt on; ip macsec add ms0 tx sa 0 pn 1 on key 01 12345678901234567890123456789012`, "link ms0 (macsec);macsec"},
-		{"hsr and prp", "hsr", `
+		{"macsec", "macsec", pair + `
+			ip link add ms0 link low type macsec sci 5 encrypt on cipher gcm-aes-256 icvlen 12 encodingsa 2 protect on replay on window 100 validate check send_sci on
+			ip link add ms1 link low address 02:00:00:00:00:5e type macsec port 7 send_sci off end_station on encrypt off
+			ip link set ms0 up mtu 1300; ip addr add 10.3.0.1/24 dev ms0`, ""},
+		{"macsec with keys", "macsec", pair + `ip link add ms0 link low type macsec sci 5 encrypt on; ip macsec add ms0 tx sa 0 pn 1 on key 01 12345678901234567890123456789012`, "macsec associations of dev ms0: the kernel does not show their keys"},
+		{"prp", "hsr", `
 			ip link add name va type veth peer name vb; ip link add name vc type veth peer name vd; ip link set va up; ip link set vc up; ip link set vb up; ip link set vd up
-			ip link add name ve type veth peer name vf; ip link add name vg type veth peer name vh
-			ip link add hsr0 type hsr slave1 va slave2 vc supervision 45 version 1
-			ip link add prp0 type hsr slave1 ve slave2 vg proto 1
-			ip link set hsr0 up; ip addr add 10.3.0.1/24 dev hsr0`, "link hsr0 (hsr);link prp0 (hsr)"},
-		{"nlmon and vcan", "nlmon vcan", `ip link add nl0 type nlmon; ip link set nl0 up; ip link add can0 type vcan; ip link set can0 up mtu 72`, ""},
+			ip link add name prp0 index 200 type hsr slave1 va slave2 vc supervision 45 proto 1
+			ip link set prp0 up; ip addr add 10.3.0.1/24 dev prp0`, ""},
+		{"hsr", "hsr", `
+			ip link add name va type veth peer name vb; ip link add name vc type veth peer name vd
+			ip link add hsr0 type hsr slave1 va slave2 vc supervision 45 version 1`, "link hsr0 (hsr): the kernel does not tell the version of its protocol"},
+		{"nlmon, vcan and vsockmon", "nlmon vcan vsockmon", `
+			ip link add nl0 type nlmon; ip link set nl0 up; ip link add can0 type vcan; ip link set can0 up mtu 72
+			ip link add vs0 type vsockmon; ip link set vs0 up`, ""},
+		{"vxcan", "vxcan", `ip link add ca index 70 type vxcan peer name cb; ip link set ca up mtu 72 alias "one end"; ip link set cb up`, ""},
+		{"vxcan to the host", "vxcan", `
+			ip link add can0 type vxcan peer name veth-can netns $HOST; ip link set can0 up; host ip link set veth-can up`, ""},
 		{"netkit", "netkit", `
-			ip link add ka type netkit; ip link set ka up; ip link set nk0 up; ip addr add 10.3.0.1/24 dev ka`, "link ka (netkit);link nk0 (netkit)"},
+			ip link add ka type netkit; ip link set ka up mtu 1400; ip link set nk0 up; ip addr add 10.3.0.1/24 dev ka; ip addr add fd03::1/64 dev nk0 nodad`, ""},
 		{"netkit to the host", "netkit", `
-			host ip link add ka type netkit; host ip link set nk0 netns $HOST_TARGET name eth0; ip link set eth0 up; host ip link set ka up
-			ip addr add 10.3.0.2/32 dev eth0; ip route add default dev eth0`, "link eth0 (netkit)"},
-		{"gtp", "gtp", `ip link add gtp0 type gtp role ggsn hsize 64`, "link gtp0 (gtp)"},
+			host ip link add ka mtu 1400 type netkit; host ip link set nk0 netns $HOST_TARGET name eth0; ip link set eth0 up; host ip link set ka up
+			ip addr add 10.3.0.2/32 dev eth0; ip addr add fd03::2/64 dev eth0 nodad; ip route add default dev eth0
+			host ip addr add 10.3.0.1/32 dev ka; host ip route add 10.3.0.2 dev ka`, ""},
+		{"netkit from the host", "netkit", `
+			ip link add eth0 type netkit; ip link set nk0 name ka; ip link set ka netns $HOST; ip link set eth0 up; host ip link set ka up
+			ip addr add 10.3.0.2/32 dev eth0; ip route add default dev eth0`, ""},
+		{"gtp", "gtp", `ip link add gtp0 type gtp role ggsn hsize 64`, "link gtp0 (gtp): the kernel does not tell whose sockets"},
 		{"bareudp", "bareudp", `ip link add bu0 type bareudp dstport 6635 ethertype mpls_uc; ip link set bu0 up`, ""},
 		{"pfcp", "pfcp", `ip link add pf0 type pfcp; ip link set pf0 up`, ""},
 		{"amt", "amt", pair + `ip link add amt0 type amt mode gateway local 10.4.0.1 discovery 10.4.0.2 dev low`, "link amt0 (amt)"},

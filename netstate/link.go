@@ -124,34 +124,65 @@ type replay int
 const (
 	replayNo      replay = iota // not known to come back right
 	replayData                  // RTM_NEWLINK with the dumped IFLA_INFO_DATA, less what linkKind.drop names
-	replayVeth                  // needs its peer described, which no dump does
+	replayPair                  // the same, with the other end described, which no dump does
 	replayTun                   // has no netlink request; see tun.go
 	replayPresent               // is there in a fresh namespace
 )
 
-// linkKind is the replay rule of one kind of link.
+// linkKind is the rule of one kind of link.
 type linkKind struct {
 	how  replay
+	peer uint16   // of replayPair: the attribute of IFLA_INFO_DATA that describes the other end
 	drop []uint16 // attributes of IFLA_INFO_DATA that are dumped and refused or harmful on input
 	late []uint16 // attributes that are set when all links have their masters
 	// noMAC says that IFLA_ADDRESS follows from the kind's data and is refused on input.
 	noMAC bool
+	// ownMTU says that the kind overrides the MTU with which a link is made.
+	ownMTU bool
 	// hold says that a link with its lower device outside can be kept mute by IFLA_PROTO_DOWN.
-	hold bool
+	hold        bool
+	why, remedy string // of replayNo: why, and what to do about it
 }
 
-// kindOf returns the rule of a link's kind.
-func (l *link) rule() linkKind {
-	if l.loopback() || l.fallback() {
-		return linkKind{how: replayPresent}
-	}
-	switch l.kind {
-	case "veth":
-		return linkKind{how: replayVeth}
-	case "tun":
-		return linkKind{how: replayTun}
-	case "bridge":
-		return linkKind{
+// linkKinds has the rules of the kinds that are known. KINDS.md tells them to people.
+var linkKinds = func() map[string]linkKind {
+	data := linkKind{how: replayData}
+	tunnel := linkKind{how: replayData, noMAC: true} // the link address is the tunnel's local address
+	lent := tunnel                                   // it is that of the lower device
+	macvlan := linkKind{how: replayData, hold: true, drop: []uint16{unix.IFLA_MACVLAN_MACADDR_COUNT, unix.IFLA_MACVLAN_BC_QUEUE_LEN_USED}}
+	return map[string]linkKind{
+		"veth":   {how: replayPair, peer: vethInfoPeer},
+		"vxcan":  {how: replayPair, peer: vxcanInfoPeer},
+		"netkit": {how: replayPair, peer: unix.IFLA_NETKIT_PEER_INFO, drop: []uint16{unix.IFLA_NETKIT_PRIMARY}},
+		"tun":    {how: replayTun},
+
+		"dummy": data, "ifb": data, "nlmon": data, "vcan": data, "vsockmon": data, "vlan": data, "vrf": data,
+		"vxlan":     {how: replayData, hold: true},
+		"geneve":    data,
+		"bareudp":   data,
+		"pfcp":      data,
+		"gretap":    data,
+		"ip6gretap": data,
+		"erspan":    data,
+		"ip6erspan": data,
+		"gre":       tunnel,
+		"ip6gre":    tunnel,
+		"ipip":      tunnel,
+		"ip6tnl":    tunnel,
+		"sit":       tunnel,
+		"vti":       tunnel,
+		"vti6":      tunnel,
+		"xfrm":      tunnel,
+		"wireguard": tunnel, // its keys and peers are of package genl
+		"ipvlan":    lent,
+		"ipvtap":    lent,
+		"macvlan":   macvlan,
+		"macvtap":   macvlan,
+		// Its keys can't be read; package genl names the associations that are lost with them. An identifier can't be
+		// stated for a link that does not send it, but kept.
+		"macsec": {how: replayData, ownMTU: true, late: []uint16{unix.IFLA_MACSEC_INC_SCI, unix.IFLA_MACSEC_ES, unix.IFLA_MACSEC_SCB}},
+		"hsr":    {how: replayData, noMAC: true, ownMTU: true, drop: []uint16{unix.IFLA_HSR_SEQ_NR}},
+		"bridge": {
 			how: replayData,
 			drop: []uint16{
 				unix.IFLA_BR_ROOT_ID, unix.IFLA_BR_BRIDGE_ID, unix.IFLA_BR_ROOT_PORT, unix.IFLA_BR_ROOT_PATH_COST,
@@ -161,31 +192,42 @@ func (l *link) rule() linkKind {
 			},
 			// The default PVID can't be changed while filtering is on; an option depends on it being on.
 			late: []uint16{unix.IFLA_BR_VLAN_FILTERING, unix.IFLA_BR_MULTI_BOOLOPT},
-		}
-	case "macvlan", "macvtap":
-		return linkKind{how: replayData, hold: true, drop: []uint16{
-			unix.IFLA_MACVLAN_MACADDR_COUNT, unix.IFLA_MACVLAN_BC_QUEUE_LEN_USED,
-		}}
-	case "vxlan":
-		return linkKind{how: replayData, hold: true}
-	case "wireguard": // its keys and peers are of package genl
-		return linkKind{how: replayData, noMAC: true}
-	case "ifb", "dummy", "vlan", "vrf", "nlmon", "vcan":
-		return linkKind{how: replayData}
-	case "ipvlan", "ipvtap":
-		return linkKind{how: replayData, noMAC: true} // shares its lower device's address
-	case "geneve", "gretap", "ip6gretap", "erspan", "ip6erspan", "bareudp":
-		return linkKind{how: replayData}
-	case "gre", "ip6gre", "ipip", "ip6tnl", "sit", "vti", "vti6", "xfrm":
-		return linkKind{how: replayData, noMAC: true} // the link address is the tunnel's local address
-	case "bond":
-		return linkKind{
+		},
+		"bond": {
 			how:  replayData,
 			drop: []uint16{unix.IFLA_BOND_AD_INFO, unix.IFLA_BOND_ACTIVE_SLAVE},
 			late: []uint16{unix.IFLA_BOND_PRIMARY},
-		}
+		},
+
+		"team":        {why: "it is configured by a daemon of its own", remedy: "use a bond"},
+		"gtp":         {why: "the kernel does not tell whose sockets it receives from"},
+		"amt":         {why: "it is a daemon's connection to a relay, which it has to make anew"},
+		"batadv":      {why: "its mesh is configured through a family of its own, which is not carried"},
+		"openvswitch": {why: "it belongs to a switch of Open vSwitch, whose flows are not carried"},
+		"ppp":         {why: "it lives by the open files of pppd or of another daemon"},
+		"ovpn":        {why: "its keys can't be read, and its peers are a daemon's"},
 	}
-	return linkKind{}
+}()
+
+// rule returns the rule of a link's kind.
+func (l *link) rule() linkKind {
+	if l.loopback() || l.fallback() {
+		return linkKind{how: replayPresent}
+	}
+	return linkKinds[l.kind]
+}
+
+// pair reports whether a link is one of two ends that are made and removed together.
+func (l *link) pair() bool { return linkKinds[l.kind].how == replayPair }
+
+// addressed reports whether a link is made with a link-layer address of its own.
+func (l *link) addressed() bool {
+	return !l.rule().noMAC && (l.kind != "netkit" || !allZero(l.mac())) // one that routes packets has none
+}
+
+// leftOut reports whether a link is not made again at all. Of what else checkLink names, something comes back.
+func (l *link) leftOut() bool {
+	return l.rule().how == replayNo || l.kind == "hsr" && !l.prp() || l.rule().how == replayTun && !tunOf(l).persistent
 }
 
 // checkLink returns why a link can't be carried, or the empty Loss.
@@ -195,17 +237,17 @@ func checkLink(l *link) (Loss, bool) {
 		loss.Object += " (" + l.kind + ")"
 	}
 	sitFlags, _ := rawnl.Find(l.data, iflaIPTunFlags)
+	rule := l.rule()
 	switch {
 	case l.kind == "" && !l.loopback():
 		loss.Reason = "it is a hardware device, which stays with its host"
 		loss.Remedy = "connect the namespace by veth or macvlan instead"
-	case l.kind == "hsr":
+	case rule.how == replayNo && rule.why != "":
+		loss.Reason, loss.Remedy = rule.why, rule.remedy
+	case rule.how == replayNo:
+		loss.Reason = fmt.Sprintf("links of kind %q are not carried", l.kind)
+	case l.kind == "hsr" && !l.prp():
 		loss.Reason = "the kernel does not tell the version of its protocol"
-	case l.kind == "team":
-		loss.Reason = "it is configured by a daemon of its own"
-		loss.Remedy = "use a bond"
-	case l.rule().how == replayNo:
-		loss.Reason = fmt.Sprintf("links of kind %q are not carried yet", l.kind)
 	case l.kind == "tun" && !tunOf(l).persistent:
 		loss.Reason = "it is not persistent: it exists only as an open file of a process"
 		loss.Remedy = "create it with ip tuntap add"
@@ -217,6 +259,12 @@ func checkLink(l *link) (Loss, bool) {
 		return Loss{}, false
 	}
 	return loss, true
+}
+
+// prp reports whether a link of kind hsr speaks PRP, which has one version.
+func (l *link) prp() bool {
+	protocol, _ := rawnl.Find(l.data, unix.IFLA_HSR_PROTOCOL)
+	return len(protocol) == 1 && protocol[0] == hsrProtocolPRP
 }
 
 func (l *link) xdpAttached() bool {

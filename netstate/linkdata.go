@@ -29,6 +29,12 @@ func fixData(kind string, data []rawnl.Attr) []rawnl.Attr {
 		return slices.DeleteFunc(data, func(a rawnl.Attr) bool { return a.Kind() == iflaGRERemote && allZero(a.Data) })
 	case "bond":
 		return fixBond(data)
+	case "hsr":
+		for i, a := range data {
+			if a.Kind() == unix.IFLA_HSR_SUPERVISION_ADDR && len(a.Data) == 6 { // a request has its last byte
+				data[i] = rawnl.Attr{Type: unix.IFLA_HSR_MULTICAST_SPEC, Data: a.Data[5:]}
+			}
+		}
 	case "bridge":
 		// Stating the group address, even the default, makes the kernel keep it when the protocol changes.
 		// To touch what the kernel was built without is refused, even to turn it off, which it is anyway.

@@ -123,6 +123,7 @@ func volatile() []string {
 		"stable-privacy",     // tells how the kernel once chose the address
 		"permaddr", "handle", // of the device; nftables' own numbering
 		"bytes", "packets", // counters of the packets since
+		"seq_nr", // of the packets that an hsr link sends
 	}
 }
 

@@ -51,6 +51,7 @@ type Site struct {
 	Uplinks map[string]UplinkTarget // as in [BuildOptions], complete
 	Parents map[string]int32        // index of each parent device on the host, by name
 	Present map[string]bool         // names of the links that the fresh namespace has, where the State has them
+	Peers   map[string]int32        // a free index on the host for the other end of each pair, by the name of the uplink
 }
 
 // planner holds what the steps of a Plan share.
@@ -107,11 +108,8 @@ func newPlanner(s *State, site Site) (*planner, error) {
 	p := &planner{s: s, site: site, byIdx: map[int32]*link{}, ups: map[int32]*Uplink{}, msgs: map[int32]rawnl.Message{}}
 	for i := range links {
 		l := &links[i]
-		if _, lost := checkLink(l); lost && l.rule().how == replayNo {
+		if l.leftOut() {
 			continue // the user agreed to the loss
-		}
-		if l.rule().how == replayTun && !tunOf(l).persistent {
-			continue
 		}
 		if l.fallback() && !site.Present[l.name] {
 			continue // nobody asked for it
@@ -177,7 +175,7 @@ func (p *planner) sortLinks() ([]*link, error) {
 		if depth > len(p.links) {
 			return fmt.Errorf("link %s: is its own lower device", l.name)
 		}
-		if lower := p.below(l); lower != nil {
+		for _, lower := range p.beneath(l) {
 			if err := visit(lower, depth+1); err != nil {
 				return err
 			}
@@ -196,10 +194,21 @@ func (p *planner) sortLinks() ([]*link, error) {
 
 // below returns a link's lower device if that is in the namespace too, else nil.
 func (p *planner) below(l *link) *link {
-	if lower := p.byIdx[l.lower]; lower != l && !l.outside && l.kind != "veth" {
+	if lower := p.byIdx[l.lower]; lower != l && !l.outside && !l.pair() {
 		return lower
 	}
 	return nil
+}
+
+// beneath returns all links that must be there before a link is made.
+func (p *planner) beneath(l *link) []*link {
+	list := []*link{p.below(l)}
+	if l.kind == "hsr" {
+		for _, a := range only(l.data, unix.IFLA_HSR_SLAVE1, unix.IFLA_HSR_SLAVE2) {
+			list = append(list, p.byIdx[int32(rawnl.Uint32(a.Data))])
+		}
+	}
+	return slices.DeleteFunc(list, func(l *link) bool { return l == nil })
 }
 
 // createOne returns the operation that makes a link, nil if there is nothing to do.
@@ -211,8 +220,8 @@ func (p *planner) createOne(l *link, done map[int32]bool) (*Op, error) {
 	case replayTun:
 		t := tunOf(l)
 		return &Op{Tun: &t}, nil
-	case replayVeth:
-		return p.createVeth(l, done)
+	case replayPair:
+		return p.createPair(l, done)
 	}
 	attrs := p.birth(l)
 	op := &Op{}
@@ -251,7 +260,7 @@ func (p *planner) createOne(l *link, done map[int32]bool) (*Op, error) {
 // birth returns the attributes that a link gets when it is made.
 func (p *planner) birth(l *link) []rawnl.Attr {
 	kinds := []uint16{unix.IFLA_IFNAME, unix.IFLA_MTU, unix.IFLA_TXQLEN, unix.IFLA_NUM_TX_QUEUES, unix.IFLA_NUM_RX_QUEUES, unix.IFLA_GROUP}
-	if !l.rule().noMAC && !p.derivedMAC(l) {
+	if l.addressed() && !p.derivedMAC(l) {
 		kinds = append(kinds, unix.IFLA_ADDRESS)
 	}
 	attrs := only(l.attrs, kinds...)
@@ -273,41 +282,64 @@ func (p *planner) derivedMAC(l *link) bool {
 	})
 }
 
-func (p *planner) createVeth(l *link, done map[int32]bool) (*Op, error) {
-	var peer []rawnl.Attr
-	var index int32
+// createPair returns the operation that makes both ends of a pair, one of which may be the host's; nil if they are
+// there already.
+func (p *planner) createPair(l *link, done map[int32]bool) (*Op, error) {
+	other := p.byIdx[l.lower]
 	u := p.ups[l.index]
-	switch other := p.byIdx[l.lower]; {
-	case !l.outside && other != nil && other.kind == "veth" && other != l:
+	switch {
+	case !l.outside && other != nil && other.kind == l.kind && other != l:
 		if done[other.index] {
 			return nil, nil // made as the peer of the other
 		}
 		done[other.index] = true
-		index, peer = other.index, p.birth(other)
+		if l.secondary() {
+			l, other = other, l
+		}
+		return pairOp(l, l.index, p.birth(l), other.index, p.birth(other)), nil
+	case l.outside && u != nil && l.secondary():
+		// Made by the host as the other end of its own, the first one.
+		outer, err := parseLink(rawnl.Message{Type: unix.RTM_NEWLINK, Data: u.Link})
+		if err != nil {
+			return nil, fmt.Errorf("link %s: its other end, which has the settings of both, is not known", l.name)
+		}
+		op := pairOp(&outer, p.site.Peers[u.Name], p.uplinkPeer(u), l.index, append(p.birth(l), u32Attr(unix.IFLA_NET_NS_FD, uint32(p.site.NSFD))))
+		op.Host = true
+		return op, nil
 	case l.outside && u != nil:
-		peer = p.uplinkPeer(u)
-	default:
-		return nil, fmt.Errorf("link %s: veth without a peer", l.name)
+		return pairOp(l, l.index, p.birth(l), 0, append(p.uplinkPeer(u), u32Attr(unix.IFLA_NET_NS_FD, uint32(p.site.HostFD)))), nil
 	}
-	head := make([]byte, unix.SizeofIfInfomsg)
-	binary.NativeEndian.PutUint32(head[4:], uint32(index))
-	attrs := append(p.birth(l), nest(unix.IFLA_LINKINFO,
-		strAttr(unix.IFLA_INFO_KIND, l.kind),
-		nest(unix.IFLA_INFO_DATA, rawnl.Attr{Type: vethInfoPeer | unix.NLA_F_NESTED, Data: rawnl.AppendAttrs(head, peer)})))
-	op := &Op{Msg: encodeLink(unix.AF_UNSPEC, l.index, 0, 0, attrs)}
-	op.Msg.Flags = unix.NLM_F_CREATE | unix.NLM_F_EXCL
-	return op, nil
+	return nil, fmt.Errorf("link %s: %s without its other end", l.name, l.kind)
 }
 
-// uplinkPeer returns the attributes of the host's end of a veth uplink, which is born there.
+// secondary reports whether a link can't be made but as the other end of a first one, which has the settings of both.
+func (l *link) secondary() bool {
+	primary, ok := rawnl.Find(l.data, unix.IFLA_NETKIT_PRIMARY)
+	return l.kind == "netkit" && ok && allZero(primary)
+}
+
+// pairOp returns the request for a pair whose settings the link has.
+func pairOp(l *link, index int32, attrs []rawnl.Attr, peerIndex int32, peerAttrs []rawnl.Attr) *Op {
+	peer := make([]byte, unix.SizeofIfInfomsg)
+	binary.NativeEndian.PutUint32(peer[4:], uint32(peerIndex))
+	rule := linkKinds[l.kind]
+	data := append(rawnl.Without(l.data, rule.drop...), rawnl.Attr{Type: rule.peer | unix.NLA_F_NESTED, Data: rawnl.AppendAttrs(peer, peerAttrs)})
+	info := nest(unix.IFLA_LINKINFO, strAttr(unix.IFLA_INFO_KIND, l.kind), nest(unix.IFLA_INFO_DATA, data...))
+	op := &Op{Msg: encodeLink(unix.AF_UNSPEC, index, 0, 0, append(attrs, info))}
+	op.Msg.Flags = unix.NLM_F_CREATE | unix.NLM_F_EXCL
+	return op
+}
+
+// uplinkPeer returns the attributes with which the host's end of a pair is born.
 func (p *planner) uplinkPeer(u *Uplink) []rawnl.Attr {
 	var attrs []rawnl.Attr
 	if outer, err := parseLink(rawnl.Message{Type: unix.RTM_NEWLINK, Data: u.Link}); err == nil {
-		attrs = only(outer.attrs, unix.IFLA_MTU, unix.IFLA_TXQLEN, unix.IFLA_NUM_TX_QUEUES, unix.IFLA_NUM_RX_QUEUES,
-			unix.IFLA_GROUP, unix.IFLA_ADDRESS)
+		attrs = only(outer.attrs, unix.IFLA_MTU, unix.IFLA_TXQLEN, unix.IFLA_NUM_TX_QUEUES, unix.IFLA_NUM_RX_QUEUES, unix.IFLA_GROUP)
+		if outer.addressed() {
+			attrs = append(attrs, only(outer.attrs, unix.IFLA_ADDRESS)...)
+		}
 	}
-	return append(attrs, strAttr(unix.IFLA_IFNAME, p.site.Uplinks[u.Name].Peer),
-		u32Attr(unix.IFLA_NET_NS_FD, uint32(p.site.HostFD)))
+	return append(attrs, strAttr(unix.IFLA_IFNAME, p.site.Uplinks[u.Name].Peer))
 }
 
 // attributes returns what is set on links when all of them exist.
@@ -378,7 +410,7 @@ func (p *planner) attributes() []Op {
 		if l.rule().how != replayData {
 			continue
 		}
-		if slices.ContainsFunc(p.links, func(port link) bool { return port.master == l.index }) {
+		if l.rule().ownMTU || slices.ContainsFunc(p.links, func(port link) bool { return port.master == l.index }) {
 			set(l, only(l.attrs, unix.IFLA_MTU)...)
 		}
 		if late := only(l.data, l.rule().late...); len(late) > 0 {
@@ -407,12 +439,12 @@ func genMode(l *link, mode uint8) rawnl.Attr {
 
 // held reports whether a link is up, hangs on a device outside, and is kept without carrier until Connect.
 func (p *planner) held(l *link) bool {
-	return l.outside && l.kind != "veth" && l.rule().hold
+	return l.outside && !l.pair() && l.rule().hold
 }
 
 // asleep reports whether a link hangs on a device outside and can only be kept mute by being down.
 func (p *planner) asleep(l *link) bool {
-	return l != nil && !p.awake && l.outside && l.kind != "veth" && !l.rule().hold
+	return l != nil && !p.awake && l.outside && !l.pair() && !l.rule().hold
 }
 
 // flags returns the operations that set the flags of links, up last of all. Which slave of a bond is active is

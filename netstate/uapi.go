@@ -3,6 +3,8 @@ package netstate
 // Constants of the kernel's uapi headers that golang.org/x/sys/unix lacks.
 const (
 	vethInfoPeer      = 1 // linux/veth.h
+	vxcanInfoPeer     = 1 // linux/can/vxcan.h
+	hsrProtocolPRP    = 1 // linux/if_link.h
 	macvlanMacaddrSet = 3 // linux/if_link.h MACVLAN_MACADDR_SET
 
 	vlanFlags     = 0x1f // linux/if_vlan.h enum vlan_flags, all of them

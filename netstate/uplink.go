@@ -19,11 +19,11 @@ import (
 type Uplink struct {
 	Name  string `json:"name"`  // of the link inside the namespace
 	Index int32  `json:"index"` // of the link inside the namespace
-	Kind  string `json:"kind"`  // "veth": Peer and what follows it are set; else Parent is
+	Kind  string `json:"kind"`  // "veth", "netkit", "vxcan": Peer and what follows it are set; else Parent is
 
 	Parent string `json:"parent,omitempty"` // host device below a macvlan and the like
 
-	Peer      string    `json:"peer,omitempty"`       // host-side name of a veth; "" if the peer is not on the host
+	Peer      string    `json:"peer,omitempty"`       // host-side name of a pair; "" if the peer is not on the host
 	PeerIndex int32     `json:"peer_index,omitempty"` // on the source host
 	MAC       string    `json:"mac,omitempty"`        // of the peer
 	MTU       uint32    `json:"mtu,omitempty"`        // of the peer
@@ -45,7 +45,7 @@ type Setting struct {
 
 // UplinkTarget says where an uplink is attached on the destination. Empty fields mean as on the source host.
 type UplinkTarget struct {
-	Peer   string // host-side name of a veth
+	Peer   string // host-side name of a pair
 	Bridge string // master of the peer
 	Parent string // device below a macvlan and the like
 }
@@ -54,7 +54,7 @@ type UplinkTarget struct {
 // on the source host.
 func (u *Uplink) Target(m map[string]UplinkTarget) UplinkTarget {
 	t := m[u.Name]
-	if u.Kind == "veth" {
+	if u.pair() {
 		if t.Peer == "" {
 			t.Peer = u.Peer
 		}
@@ -69,6 +69,9 @@ func (u *Uplink) Target(m map[string]UplinkTarget) UplinkTarget {
 	}
 	return t
 }
+
+// pair reports whether an uplink's other end is a link of its own on the host.
+func (u *Uplink) pair() bool { return linkKinds[u.Kind].how == replayPair }
 
 // host reads the host's side of uplinks.
 type host struct {
@@ -168,7 +171,7 @@ func captureUplinks(ctx context.Context, inside *rawnl.Conn, given *ns.NS, links
 	var uplinks []Uplink
 	for i := range links {
 		l := &links[i]
-		if !l.outside || l.rule().how == replayNo {
+		if !l.outside || l.leftOut() {
 			continue
 		}
 		u := Uplink{Name: l.name, Index: l.index, Kind: l.kind}
@@ -187,7 +190,7 @@ func (h *host) describe(ctx context.Context, u *Uplink, l *link) error {
 	if err != nil {
 		return fmt.Errorf("device %d of the host: %w", l.lower, err)
 	}
-	if l.kind != "veth" {
+	if !l.pair() {
 		u.Parent = outer.name
 		return nil
 	}
