@@ -1,0 +1,248 @@
+package stream
+
+import (
+	"bytes"
+	"fmt"
+	"math"
+	"runtime"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/klauspost/compress/zstd"
+)
+
+// Compression of the data of entries.
+type Compression string
+
+// The zero value is Auto.
+const (
+	Auto Compression = ""     // zstd whenever it makes the stream faster; zero pages never travel
+	None Compression = "none" // nothing but that zero pages don't travel
+	Zstd Compression = "zstd" // whatever becomes smaller
+)
+
+// worthwhile is how much smaller data must become to be worth the other side's time to unpack it.
+const worthwhile = 15.0 / 16
+
+// headroom of a buffer: for the header and the map of pages, so that a frame is one piece of memory however it is
+// packed.
+const headroom = headerSize + mapSize
+
+// outFrame is a frame on its way out. Of a data frame, buf holds headroom and data.
+type outFrame struct {
+	kind     kind
+	flags    byte
+	unpacked int
+	wire     []byte        // room for the header, and the payload
+	ready    chan struct{} // when wire can be read; nil: it can
+	done     chan struct{} // closed when it was written; nil: nobody wants to know
+	buf      []byte
+	spare    []byte // what zstd writes to
+	n        int    // bytes of data in buf
+	reuse    bool
+}
+
+// makeRoom prepares f for data.
+func (f *outFrame) makeRoom() {
+	if f.buf == nil {
+		*f = outFrame{kind: kindData, buf: make([]byte, headroom+frameSize), ready: make(chan struct{}, 1), reuse: true}
+	}
+}
+
+// room is where data is read to.
+func (f *outFrame) room() []byte { return f.buf[headroom:] }
+
+func (f *outFrame) data() []byte { return f.buf[headroom : headroom+f.n] }
+
+// packer decides how data frames are packed, and does it.
+type packer struct {
+	mode    Compression
+	encoder func() (*zstd.Encoder, error)
+	gauge   *gauge
+}
+
+func newPacker(mode Compression) *packer {
+	return &packer{mode: mode, gauge: newGauge(runtime.GOMAXPROCS(0)), encoder: sync.OnceValues(func() (*zstd.Encoder, error) {
+		return zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderCRC(false),
+			zstd.WithSingleSegment(true), zstd.WithWindowSize(frameSize), zstd.WithLowerEncoderMem(true))
+	})}
+}
+
+// pack makes f ready, at once or in the background.
+func (p *packer) pack(f *outFrame) error {
+	f.unpacked = f.n
+	bitmap, used := pages(f.data())
+	if used == 0 || p.mode == None || p.mode == Auto && (f.n < pageSize || !p.gauge.try()) {
+		f.store(bitmap, used)
+		f.ready <- struct{}{}
+		return nil
+	}
+	encoder, err := p.encoder()
+	if err != nil {
+		return err
+	}
+	go func() {
+		start := time.Now()
+		f.spare = encoder.EncodeAll(f.data(), append(f.spare[:0], make([]byte, headerSize)...))
+		size := len(f.spare) - headerSize
+		p.gauge.packed(f.n, size, time.Since(start))
+		if float64(size) < worthwhile*float64(f.n) {
+			f.flags, f.wire = zipped, f.spare
+		} else {
+			f.store(bitmap, used)
+		}
+		f.ready <- struct{}{}
+	}()
+	return nil
+}
+
+// pages returns which pages of data aren't zero, and their number. The last page may be a part of one.
+func pages(data []byte) (bitmap [mapSize]byte, used int) {
+	var zero [pageSize]byte
+	for i := 0; i*pageSize < len(data); i++ {
+		page := data[i*pageSize : min(len(data), (i+1)*pageSize)]
+		if !bytes.Equal(page, zero[:len(page)]) {
+			bitmap[i/8] |= 1 << (i % 8)
+			used++
+		}
+	}
+	return bitmap, used
+}
+
+// store makes a frame of data as it is, or of its pages that aren't zero, which it moves together.
+func (f *outFrame) store(bitmap [mapSize]byte, used int) {
+	total := (f.n + pageSize - 1) / pageSize
+	if used == total {
+		f.flags, f.wire = plain, f.buf[headroom-headerSize:headroom+f.n]
+		return
+	}
+	data, end := f.data(), 0
+	for i := range total {
+		if bitmap[i/8]&(1<<(i%8)) != 0 {
+			end += copy(data[end:], data[i*pageSize:min(f.n, (i+1)*pageSize)])
+		}
+	}
+	length := (total + 7) / 8
+	copy(f.buf[headroom-length:], bitmap[:length])
+	f.flags, f.wire = sparse, f.buf[headroom-length-headerSize:headroom+end]
+}
+
+// expand undoes store: it appends data of n bytes to dst, which has room for them.
+func expand(dst, payload []byte, n int) ([]byte, error) {
+	total := (n + pageSize - 1) / pageSize
+	length := (total + 7) / 8
+	if len(payload) < length {
+		return nil, fmt.Errorf("%w: a map of pages that ends too early", ErrProtocol)
+	}
+	bitmap, rest := payload[:length], payload[length:]
+	if total%8 != 0 && bitmap[length-1]>>(total%8) != 0 {
+		return nil, fmt.Errorf("%w: a map of pages that are not there", ErrProtocol)
+	}
+	for i := range total {
+		size := min(pageSize, n-i*pageSize)
+		if bitmap[i/8]&(1<<(i%8)) == 0 {
+			dst = dst[:len(dst)+size]
+			clear(dst[len(dst)-size:])
+			continue
+		}
+		if len(rest) < size {
+			return nil, fmt.Errorf("%w: a page is missing", ErrProtocol)
+		}
+		dst = append(dst, rest[:size]...)
+		rest = rest[size:]
+	}
+	if len(rest) > 0 {
+		return nil, fmt.Errorf("%w: more pages than the map says", ErrProtocol)
+	}
+	return dst, nil
+}
+
+const (
+	presumedRate = 125e6 // bytes a second of a link that wasn't measured: a gigabit
+	windowBytes  = 256 << 10
+	windows      = 8
+	probeEvery   = 32   // frames; what the data is like changes
+	gain         = 1.1  // how much faster the stream must become
+	smoothing    = 0.25 // weight of a new measurement
+)
+
+// gauge weighs what zstd costs against what the link gains.
+type gauge struct {
+	mu      sync.Mutex
+	workers float64
+	ratio   float64 // of zstd, 0 if unknown
+	cost    float64 // seconds a byte takes one worker
+	since   int     // frames since zstd was tried
+
+	rates  []float64 // bytes a second on the wire in the last windows
+	bytes  int       // in this window
+	waited time.Duration
+}
+
+func newGauge(workers int) *gauge { return &gauge{workers: float64(workers)} }
+
+// try says whether the next frame shall go through zstd: because that pays, or to learn whether it would.
+func (g *gauge) try() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.since++
+	if g.ratio == 0 || g.since >= probeEvery || g.pays() {
+		g.since = 0
+		return true
+	}
+	return false
+}
+
+// pays compares the rates of the stream with and without zstd: the slower of packing and of the link decides.
+func (g *gauge) pays() bool {
+	link := g.link()
+	return min(g.workers/g.cost, link/g.ratio) > gain*link
+}
+
+// link returns the rate of the link. That of most windows is the buffers': the slow ones tell of the link. The
+// slowest of all may be an accident.
+func (g *gauge) link() float64 {
+	switch len(g.rates) {
+	case 0:
+		return presumedRate
+	case 1:
+		return g.rates[0]
+	}
+	sorted := slices.Sorted(slices.Values(g.rates))
+	return sorted[1]
+}
+
+// packed takes note of a use of zstd.
+func (g *gauge) packed(from, to int, took time.Duration) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	ratio, cost := float64(to)/float64(from), max(took.Seconds(), 1e-9)/float64(from)
+	if g.ratio == 0 {
+		g.ratio, g.cost = ratio, cost
+		return
+	}
+	weight := smoothing * float64(from) / frameSize
+	g.ratio += weight * (ratio - g.ratio)
+	g.cost += weight * (cost - g.cost)
+}
+
+// written takes note of how long the link took to accept data.
+func (g *gauge) written(n int, took time.Duration) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.bytes += n
+	g.waited += took
+	if g.bytes < windowBytes {
+		return
+	}
+	rate := math.Inf(1)
+	if g.waited > 0 {
+		rate = float64(g.bytes) / g.waited.Seconds()
+	}
+	if len(g.rates) == windows {
+		g.rates = g.rates[1:]
+	}
+	g.rates = append(g.rates, rate)
+	g.bytes, g.waited = 0, 0
+}
