@@ -33,6 +33,32 @@ func TestLosses(t *testing.T) {
 	}
 }
 
+// TestLossTap opens a tap device that ends with the file.
+func TestLossTap(t *testing.T) {
+	needRoot(t)
+	host, source := newNS(t), newNS(t)
+	err := source.Do(func() error {
+		fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		t.Cleanup(func() { unix.Close(fd) })
+		ifr, err := unix.NewIfreq("tap0")
+		if err != nil {
+			return err
+		}
+		ifr.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI)
+		return unix.IoctlIfreq(fd, unix.TUNSETIFF, ifr)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	losses := capture(t, source, host).Losses()
+	if len(losses) != 1 || !strings.HasPrefix(losses[0].String(), "link tap0 (tun): it is not persistent") {
+		t.Errorf("losses %v", losses)
+	}
+}
+
 // TestLossBPF attaches the smallest program to a link and to the namespace.
 func TestLossBPF(t *testing.T) {
 	needRoot(t)

@@ -241,3 +241,12 @@ func lossOf(m rawnl.Message) string {
 	}
 	return f.loss(m)
 }
+
+// Families returns the words of the families that are known, as [Describe] begins with them.
+func Families() []string {
+	var words []string
+	for _, f := range families() {
+		words = append(words, f.word)
+	}
+	return words
+}

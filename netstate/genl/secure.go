@@ -52,8 +52,9 @@ const (
 	l2tpAttrTunnelID = 9 // L2TP_ATTR_CONN_ID
 )
 
-// l2tp names the tunnels: a tunnel's socket is often a process's, and the link of a session can't be made with a given
-// index, by which all else would refer to it.
+// l2tp names the tunnels: a tunnel's socket is often a process's, and of a session the kernel tells all but its
+// L2-specific sublayer (l2tp_nl_session_send of net/l2tp/l2tp_netlink.c), without which the peers don't understand
+// each other.
 func l2tp() family {
 	return family{
 		number: familyL2TP, name: "l2tp", word: "l2tp", nests: map[byte]rawnl.Nest{l2tpTunnelGet: rawnl.Flat()},
@@ -72,7 +73,7 @@ func l2tp() family {
 			return fmt.Sprintf("tunnel %d with its sessions", rawnl.Uint32(rawnl.Get(attrsOf(m), l2tpAttrTunnelID)))
 		},
 		loss: func(rawnl.Message) string {
-			return "the link of a session can't be made with the index that it had"
+			return "the kernel does not tell whether the packets of a session have a sublayer"
 		},
 	}
 }
