@@ -52,14 +52,19 @@ func capture(ctx context.Context, n *ns.NS) ([]rawnl.Message, error) {
 		return nil, err
 	}
 	defer c.Close()
-	before, err := generation(ctx, c)
-	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP) {
-		return nil, nil // nfnetlink knows no such subsystem
-	}
-	if err != nil {
-		return nil, err
-	}
 	for range captureTries {
+		// A commit raises the generation first and exchanges the objects then: one that is under way would be seen by
+		// halves, between two looks at the same generation.
+		if err := c.Settle(ctx, unix.NFNL_SUBSYS_NFTABLES); err != nil {
+			return nil, err
+		}
+		before, err := generation(ctx, c)
+		if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP) {
+			return nil, nil // nfnetlink knows no such subsystem
+		}
+		if err != nil {
+			return nil, err
+		}
 		msgs, dumpErr := dumpAll(ctx, c)
 		after, err := generation(ctx, c)
 		if err != nil {
@@ -69,7 +74,6 @@ func capture(ctx context.Context, n *ns.NS) ([]rawnl.Message, error) {
 			return msgs, dumpErr
 		}
 		// A set that vanished between two dumps fails the second; only a quiet ruleset's errors count.
-		before = after
 	}
 	return nil, rawnl.ErrInterrupted
 }

@@ -269,11 +269,8 @@ func (c *Conn) Transaction(ctx context.Context, subsys uint16, msgs []Message) e
 			return fmt.Errorf("size netlink socket buffer: %w", err)
 		}
 	}
-	edge := func(typ uint16) Message { // struct nfgenmsg with the subsystem in res_id, big-endian
-		return Message{Type: typ, Flags: unix.NLM_F_REQUEST, Data: []byte{unix.AF_UNSPEC, unix.NFNETLINK_V0, byte(subsys >> 8), byte(subsys)}}
-	}
 	c.seq++
-	out := edge(unix.NFNL_MSG_BATCH_BEGIN).Append(make([]byte, 0, size+64), c.seq)
+	out := batchEdge(unix.NFNL_MSG_BATCH_BEGIN, subsys).Append(make([]byte, 0, size+64), c.seq)
 	begin := c.seq
 	base := c.seq + 1
 	for i, m := range msgs {
@@ -286,7 +283,7 @@ func (c *Conn) Transaction(ctx context.Context, subsys uint16, msgs []Message) e
 		out = m.Append(out, c.seq)
 	}
 	c.seq++
-	out = edge(unix.NFNL_MSG_BATCH_END).Append(out, c.seq)
+	out = batchEdge(unix.NFNL_MSG_BATCH_END, subsys).Append(out, c.seq)
 	if len(msgs) == 0 {
 		return nil
 	}
@@ -322,6 +319,23 @@ func (c *Conn) Transaction(ctx context.Context, subsys uint16, msgs []Message) e
 			}
 		}
 	}
+}
+
+// Settle waits until no nfnetlink batch of a subsystem is under way in the namespace, and changes nothing. It sends an
+// empty batch, for which the kernel takes the lock that a commit holds to its end (nfnetlink_rcv_batch); that is over
+// when the message is sent. A kernel that refuses refuses whatever follows as well, so that is not reported here.
+func (c *Conn) Settle(ctx context.Context, subsys uint16) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	c.seq += 2
+	out := batchEdge(unix.NFNL_MSG_BATCH_BEGIN, subsys).Append(nil, c.seq-1)
+	return c.send(batchEdge(unix.NFNL_MSG_BATCH_END, subsys).Append(out, c.seq))
+}
+
+// batchEdge returns a message that begins or ends a batch: a struct nfgenmsg with the subsystem in res_id, big-endian.
+func batchEdge(typ, subsys uint16) Message {
+	return Message{Type: typ, Flags: unix.NLM_F_REQUEST, Data: []byte{unix.AF_UNSPEC, unix.NFNETLINK_V0, byte(subsys >> 8), byte(subsys)}}
 }
 
 // Fd returns the socket, for callers that join multicast groups or poll.
