@@ -1,0 +1,162 @@
+package handover
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"time"
+
+	"github.com/nsmigrate/nsmigrate/transfer/journal"
+)
+
+// How often a destination is asked.
+const (
+	askFirst = 100 * time.Millisecond
+	askMost  = 5 * time.Second
+)
+
+// ask asks the destination what became of the migration until it knows, or for as long as is allowed. Errors:
+// *InDoubtError.
+func (s *sender) ask(ctx context.Context) error {
+	s.phase("ask", true)
+	if s.line != nil { // so that the destination notices, too
+		l := s.line
+		s.line = nil
+		go l.hangUp() //nolint:errcheck // it is of no use any more
+	}
+	doubt := s.doubt()
+	if s.opts.Redial == nil {
+		doubt.Err = errors.New("there is no way to reach it")
+		return doubt
+	}
+	ctx, cancel := context.WithTimeout(ctx, cmp.Or(s.opts.AskFor, defaultAskFor))
+	defer cancel()
+	for pause := askFirst; ; pause = min(2*pause, askMost) {
+		answer, err := s.query(ctx)
+		switch {
+		case err == nil:
+			doubt.Answer, doubt.Err = answer.Verdict, nil
+			if answer.Reason != "" {
+				doubt.Err = errors.New(answer.Reason)
+			}
+		case ctx.Err() == nil || doubt.Answer == "" && doubt.Err == nil:
+			doubt.Answer, doubt.Err = "", err
+		}
+		if err == nil {
+			e, ok := answer.Verdict.event()
+			if !ok {
+				return doubt
+			}
+			if e != onSilence {
+				s.learn(e, answer)
+				return nil
+			}
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return doubt
+		}
+	}
+}
+
+func (s *sender) doubt() *InDoubtError {
+	return &InDoubtError{ID: s.id, Since: enteredAt(&s.log.Content, Released)}
+}
+
+// inDoubt is the error of a source that can't do what is decided, nor know what is.
+func (s *sender) inDoubt(err error) error {
+	if doubt, ok := errors.AsType[*InDoubtError](err); ok {
+		return doubt
+	}
+	doubt := s.doubt()
+	doubt.Err = err
+	return doubt
+}
+
+// learn notes what the destination said.
+func (s *sender) learn(e event, answer *body) {
+	s.learnt = e
+	if e == onRunning {
+		s.running = answer
+	} else if s.cause == nil {
+		s.cause = &PeerError{Role: journal.Destination, Reason: answer.Reason}
+	}
+}
+
+// query asks once.
+func (s *sender) query(ctx context.Context) (*body, error) {
+	conn, err := s.opts.Redial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	l := listen(ctx, conn, journal.Destination)
+	defer l.hangUp() //nolint:errcheck // the answer was heard, or another is asked for
+	if err := l.send(ctx, s.id, msgQuery, body{ID: s.id}); err != nil {
+		return nil, err
+	}
+	return l.expect(ctx, s.id, msgAnswer)
+}
+
+// Answer tells what became of a migration on this host, its destination, as far as it can be known. What a dead
+// process has left behind is brought to its end first: then the answer is final. reason is for people.
+func Answer(ctx context.Context, dir journal.Dir, id string, o Options) (verdict Verdict, reason string) {
+	c, err := dir.Read(id, journal.Destination)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return VerdictUnknown, ""
+	case err != nil:
+		return VerdictStuck, err.Error()
+	case c.Busy:
+		return VerdictBusy, ""
+	case c.Finished():
+		return tombstoneVerdict(c.Tombstone, c.Rebooted()), ""
+	}
+	j, err := dir.Open(id, journal.Destination)
+	switch {
+	case errors.Is(err, journal.ErrBusy), errors.Is(err, journal.ErrFinished): // since a moment ago
+		return VerdictBusy, ""
+	case err != nil:
+		return VerdictStuck, err.Error()
+	}
+	outcome, err := RecoverDestination(ctx, j, reopen(ctx, j, o), "", o)
+	if err != nil {
+		reason = err.Error()
+	}
+	switch outcome {
+	case Moved:
+		return VerdictLive, reason
+	case Stayed: // even if not all of it could be removed: it is mute, and never goes live
+		return VerdictAborted, reason
+	case Gone:
+		return VerdictLost, reason
+	}
+	return VerdictStuck, reason
+}
+
+// tombstoneVerdict returns what a tombstone says. A service that went live ended when its host was restarted.
+func tombstoneVerdict(t journal.Tombstone, rebooted bool) Verdict {
+	switch {
+	case t == journal.Live && rebooted, t == journal.Lost:
+		return VerdictLost
+	case t == journal.Live:
+		return VerdictLive
+	case t == journal.Aborted:
+		return VerdictAborted
+	}
+	return VerdictUnknown
+}
+
+// reopen returns the host of a journal that was left behind.
+func reopen(ctx context.Context, j *journal.Journal, o Options) Host {
+	if o.Reopen == nil {
+		return unopened{err: errors.New("this process can't work on it")}
+	}
+	host, err := o.Reopen(ctx, j)
+	if err != nil {
+		return unopened{err: fmt.Errorf("take up what was left behind: %w", err)}
+	}
+	return host
+}

@@ -1,0 +1,269 @@
+package handover
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"time"
+
+	"github.com/nsmigrate/nsmigrate/checkpoint"
+	"github.com/nsmigrate/nsmigrate/transfer/journal"
+)
+
+const (
+	liveFor = 10 * time.Second // how long it is tried to go live, before a person is needed
+	liveTry = 50 * time.Millisecond
+	byeFor  = 10 * time.Second // how long the source's BYE is awaited
+)
+
+// Receive takes a service over from the source at the other end of conn, which it closes; or it answers a source that
+// asks what became of a migration, and then the report has [Report.Answered]. Until the service goes live, ctx can
+// stop it.
+//
+// Errors: [*checkpoint.RefusedError] if something stands in the way and nothing was changed; [*FailedError] if it
+// began and failed, which says whether anything is left of it; [*StuckError] if the service is to live here and could
+// not be brought to life.
+func Receive(ctx context.Context, conn Conn, dir journal.Dir, host Host, o Options) (*Report, error) {
+	r := &receiver{party: newParty(journal.Destination, dir, o), host: host}
+	r.perform = r.do
+	r.line = listen(ctx, conn, journal.Source)
+	defer r.close()
+	if err := r.takeOver(ctx); err != nil {
+		return r.concede(context.WithoutCancel(ctx), err)
+	}
+	return r.result, nil
+}
+
+// receiver is the destination's part.
+type receiver struct {
+	party
+	host   Host
+	offer  *Offer
+	ready  *Ready
+	entry  heard           // the one to be stored
+	final  json.RawMessage // of the service
+	live   json.RawMessage // the report of having gone live
+	lives  bool            // it has
+	cause  error           // why the migration is over
+	result *Report
+}
+
+// takeOver is the story of a migration that goes well.
+func (r *receiver) takeOver(ctx context.Context) error {
+	r.phase("preflight", false)
+	h, err := r.next(ctx, msgOffer, msgQuery)
+	if err != nil {
+		return err
+	}
+	if h.message.Type == msgQuery {
+		return r.answer(ctx, h.message)
+	}
+	if r.offer, err = decodeOffer(h.message); err != nil {
+		return err
+	}
+	r.id, r.about = r.offer.ID, r.offer.About
+	if err := r.on(ctx, onOffer); err != nil {
+		return err
+	}
+	h, err = r.next(ctx, msgBuild, msgBye)
+	if err != nil {
+		return err
+	}
+	if _, err := decode(h.message, r.id); err != nil {
+		return err
+	}
+	if h.message.Type == msgBye {
+		r.result = r.report(Checked)
+		return nil
+	}
+
+	r.phase("build", false)
+	if err := r.on(ctx, onBuild); err != nil {
+		return err
+	}
+	r.phase("receive", false)
+	if err := r.storeEntries(ctx); err != nil {
+		return err
+	}
+	r.phase("restore", true)
+	if err := r.on(ctx, onPrepare); err != nil {
+		return err
+	}
+
+	r.phase("handover", true)
+	if _, err := r.expect(ctx, msgReleased); err != nil {
+		return err
+	}
+	if err := r.on(ctx, onReleased); err != nil {
+		return err
+	}
+	r.awaitBye(ctx)
+	if err := r.on(ctx, onBye); err != nil {
+		return err
+	}
+	r.result = r.report(Moved)
+	return nil
+}
+
+// storeEntries stores what the source sends until it has sent all.
+func (r *receiver) storeEntries(ctx context.Context) error {
+	for {
+		h, err := r.next(ctx, "", msgPrepare)
+		if err != nil {
+			return err
+		}
+		if h.message.Entry == nil {
+			b, err := decode(h.message, r.id)
+			if err != nil {
+				return err
+			}
+			r.final = b.Final
+			return nil
+		}
+		r.entry = h
+		if err := r.on(ctx, onEntry); err != nil {
+			return err
+		}
+	}
+}
+
+// do performs an action of the destination.
+func (r *receiver) do(ctx context.Context, a action) error {
+	switch a {
+	case doCheck:
+		return r.check(ctx)
+	case sendReady:
+		return r.say(ctx, msgReady, body{Wants: r.ready.Wants})
+	case doBegin:
+		return r.host.Begin(ctx, r.log)
+	case doBuild:
+		return r.line.during(ctx, r.id, r.host.Build)
+	case sendBuilt:
+		return r.say(ctx, msgBuilt, body{})
+	case doStore:
+		return r.store(ctx, r.entry)
+	case doPrepare:
+		return r.line.during(ctx, r.id, func(ctx context.Context) error { return r.host.Prepare(ctx, r.final) })
+	case sendPrepared:
+		return r.say(ctx, msgPrepared, body{})
+	case doGoLive:
+		return r.goLive(ctx)
+	case sendRunning:
+		return r.say(ctx, msgRunning, body{Report: r.live, Phases: r.clock.Phases()})
+	case doSettle:
+		r.phase("settle", false)
+		return r.host.Settle(ctx)
+	case doUndo:
+		return r.host.Undo(ctx)
+	case sendAbort:
+		return r.sayAbort(ctx, r.cause)
+	}
+	return fmt.Errorf("a destination doesn't know how to %q", a)
+}
+
+// check takes the attachments of the offer and looks whether it can be accepted.
+func (r *receiver) check(ctx context.Context) error {
+	for _, a := range r.offer.Attachments {
+		h, err := r.next(ctx, "")
+		if err != nil {
+			return err
+		}
+		if e := h.message.Entry; e.Name != a.Name || e.Size != a.Size {
+			return &ProtocolError{Reason: fmt.Sprintf("it sent %.64q instead of %.64q", e.Name, a.Name)}
+		}
+		if err := r.store(ctx, h); err != nil {
+			return err
+		}
+	}
+	err := r.line.during(ctx, r.id, func(ctx context.Context) (err error) {
+		r.ready, err = r.host.Check(ctx, r.offer)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return checkpoint.Refuse("migrate", r.ready.Problems)
+}
+
+func (r *receiver) store(ctx context.Context, h heard) error {
+	e := h.message.Entry
+	if !fs.ValidPath(e.Name) || e.Name == "." {
+		return &ProtocolError{Reason: fmt.Sprintf("%.64q can't name a piece of a service", e.Name)}
+	}
+	if err := r.host.Store(ctx, e.Name, e.Size, e.Reader); err != nil {
+		return fmt.Errorf("store %s: %w", e.Name, err)
+	}
+	if err := h.read(); err != nil {
+		return fmt.Errorf("store %s: %w", e.Name, err)
+	}
+	return nil
+}
+
+// goLive brings the service to life. There is no way back, so a failure is a reason to try again.
+func (r *receiver) goLive(ctx context.Context) (err error) {
+	r.phase("go live", true)
+	giveUp := time.After(liveFor)
+	for pause := liveTry; ; pause *= 2 {
+		if r.live, err = r.host.GoLive(ctx); err == nil {
+			r.lives = true
+			return nil
+		}
+		select {
+		case <-time.After(pause):
+		case <-giveUp:
+			return err
+		}
+	}
+}
+
+// awaitBye gives the source a moment to say that it knows.
+func (r *receiver) awaitBye(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, byeFor)
+	defer cancel()
+	r.expect(ctx, msgBye) //nolint:errcheck // or the source asks, and the tombstone answers
+}
+
+// concede takes a failed migration back, as far as it still can be taken back.
+func (r *receiver) concede(ctx context.Context, cause error) (*Report, error) {
+	r.cause = cause
+	failed := &FailedError{ID: r.id, Role: r.role, Phase: r.clock.Current(), State: r.state, Err: cause}
+	switch r.state {
+	case Idle, Agreed:
+		refused, ok := errors.AsType[*checkpoint.RefusedError](cause)
+		if ok {
+			r.say(ctx, msgProblems, body{Problems: refused.Problems}) //nolint:errcheck // the source notices anyway
+			return nil, refused
+		}
+		r.sayAbort(ctx, cause) //nolint:errcheck // the source notices anyway
+		return nil, failed
+	case Building, Prepared:
+		r.phase("undo", false)
+		failed.State, failed.Stuck = Aborted, r.on(ctx, onFailed)
+		return nil, failed
+	}
+	stuck := &StuckError{ID: r.id, State: r.state, Err: cause}
+	if !r.lives {
+		return nil, stuck
+	}
+	result := r.report(Moved)
+	result.Leftover = stuck
+	return result, nil
+}
+
+// answer tells a source what became of a migration.
+func (r *receiver) answer(ctx context.Context, m *Message) error {
+	var b body
+	if err := json.Unmarshal(m.Body, &b); err != nil || !journal.ValidID(b.ID) {
+		return &ProtocolError{Reason: "a question that names no migration"}
+	}
+	r.id = b.ID
+	verdict, reason := Answer(ctx, r.dir, b.ID, r.opts)
+	if err := r.say(ctx, msgAnswer, body{Verdict: verdict, Reason: reason}); err != nil {
+		return err
+	}
+	r.result = r.report(Undecided)
+	r.result.Answered = verdict
+	return nil
+}
