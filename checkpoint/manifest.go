@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"math"
 	"path"
+	"reflect"
 	"strings"
 	"time"
 	"unicode"
@@ -118,6 +119,13 @@ func (t *Tree) Name() string {
 		return fmt.Sprintf("process %d", t.Root)
 	}
 	return path.Base(strings.TrimSuffix(title[0], ":"))
+}
+
+// SameSurroundings reports whether two descriptions of a tree ask for the same surroundings: what is made for a tree
+// before its images are there. Its processes may differ.
+func (t *Tree) SameSurroundings(o *Tree) bool {
+	return t.Dir == o.Dir && t.Root == o.Root && t.PIDNS == o.PIDNS && t.MountNS == o.MountNS && t.ShellJob == o.ShellJob &&
+		reflect.DeepEqual(t.Externals, o.Externals)
 }
 
 // File is a regular file that a tree uses and that CRIU finds again by its path and size.

@@ -47,6 +47,8 @@ type Options struct {
 	Timeout  time.Duration                    // until the service is live; 0 is two minutes
 	Logger   *slog.Logger                     // nil discards
 	Progress checkpoint.Progress              // nil reports nothing
+	Record   func(*Record) error              // nil, or told before the host is changed; an error ends the restore
+	Live     bool                             // the source runs still and may answer for the service's addresses
 }
 
 // Report tells what a restore did.

@@ -21,7 +21,7 @@ import (
 )
 
 // preflight finds everything that stands in the way, and changes nothing.
-func (r *restoring) preflight(ctx context.Context) error {
+func (r *Restoration) preflight(ctx context.Context) error {
 	if err := checkpoint.RequireRoot("restore"); err != nil {
 		return err
 	}
@@ -65,7 +65,7 @@ func (r *restoring) preflight(ctx context.Context) error {
 	return checkpoint.Refuse("restore", slices.Concat(problems, network, files, alive))
 }
 
-func (r *restoring) checkHost(version criu.Version) []checkpoint.Problem {
+func (r *Restoration) checkHost(version criu.Version) []checkpoint.Problem {
 	var problems []checkpoint.Problem
 	if arch := r.manifest.Host.Arch; arch != runtime.GOARCH {
 		problems = append(problems, checkpoint.Problem{
@@ -74,13 +74,13 @@ func (r *restoring) checkHost(version criu.Version) []checkpoint.Problem {
 		})
 	}
 	if made, err := criu.ParseVersion(r.manifest.Host.CRIU); err == nil && version.Less(made) {
-		r.note("the image was made by CRIU %s, which is newer than this host's %s", made, version)
+		r.tell("the image was made by CRIU %s, which is newer than this host's %s", made, version)
 	}
 	return problems
 }
 
 // checkName refuses a namespace name that is taken.
-func (r *restoring) checkName() []checkpoint.Problem {
+func (r *Restoration) checkName() []checkpoint.Problem {
 	name := r.report.NetNS
 	if name == "" {
 		if len(r.manifest.Trees) > 0 {
@@ -106,7 +106,7 @@ func (r *restoring) checkName() []checkpoint.Problem {
 
 // checkPIDs decides which trees need a new pid namespace, and refuses ids that are taken where the user
 // wants the host's.
-func (r *restoring) checkPIDs() []checkpoint.Problem {
+func (r *Restoration) checkPIDs() []checkpoint.Problem {
 	var problems []checkpoint.Problem
 	r.newPIDs = make([]bool, len(r.manifest.Trees))
 	for i, t := range r.manifest.Trees {
@@ -120,7 +120,7 @@ func (r *restoring) checkPIDs() []checkpoint.Problem {
 		case len(taken) == 0:
 		case r.opts.PIDNS != PIDNSHost:
 			r.newPIDs[i] = true
-			r.note("the tree of %q lives in a new pid namespace: id %d is taken on this host", t.Name(), taken[0])
+			r.tell("the tree of %q lives in a new pid namespace: id %d is taken on this host", t.Name(), taken[0])
 		default:
 			for _, id := range taken {
 				problems = append(problems, checkpoint.Problem{
@@ -149,7 +149,7 @@ func holderOf(id int) string {
 }
 
 // checkExternals refuses what the trees were connected to and this host does not have.
-func (r *restoring) checkExternals() []checkpoint.Problem {
+func (r *Restoration) checkExternals() []checkpoint.Problem {
 	var problems []checkpoint.Problem
 	for _, t := range r.manifest.Trees {
 		for _, e := range t.Externals {
@@ -172,7 +172,7 @@ func (r *restoring) checkExternals() []checkpoint.Problem {
 	return problems
 }
 
-func (r *restoring) checkNetwork(ctx context.Context) ([]checkpoint.Problem, error) {
+func (r *Restoration) checkNetwork(ctx context.Context) ([]checkpoint.Problem, error) {
 	found, err := netstate.Preflight(ctx, r.state, netstate.BuildOptions{Uplinks: r.opts.Uplinks})
 	problems := make([]checkpoint.Problem, len(found))
 	for i, l := range found {
@@ -183,7 +183,7 @@ func (r *restoring) checkNetwork(ctx context.Context) ([]checkpoint.Problem, err
 
 // checkAlive asks on the links that the uplinks will be attached to whether somebody answers for the
 // service's addresses: most likely the source, which must not live twice.
-func (r *restoring) checkAlive(ctx context.Context) ([]checkpoint.Problem, error) {
+func (r *Restoration) checkAlive(ctx context.Context) ([]checkpoint.Problem, error) {
 	if r.opts.Force {
 		return nil, nil
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -15,6 +16,7 @@ import (
 	"github.com/nsmigrate/nsmigrate/checkpoint"
 	"github.com/nsmigrate/nsmigrate/checkpoint/criu"
 	"github.com/nsmigrate/nsmigrate/checkpoint/lock"
+	"github.com/nsmigrate/nsmigrate/checkpoint/sidecar"
 	"github.com/nsmigrate/nsmigrate/checkpoint/sockets"
 	"github.com/nsmigrate/nsmigrate/netstate"
 	"github.com/nsmigrate/nsmigrate/netstate/ns"
@@ -31,13 +33,50 @@ const defaultTimeout = 2 * time.Minute
 // [*checkpoint.RefusedError] if nothing was built, [*Error] if something was and is removed again, and any
 // other error from before that.
 func Run(ctx context.Context, dir string, m *checkpoint.Manifest, opts Options) (*Report, error) {
-	clock := checkpoint.NewClock(opts.Progress)
-	clock.Phase("preflight", false)
-	img, err := open(dir, m)
+	state, err := readState(dir)
 	if err != nil {
 		return nil, err
 	}
-	r := &restoring{image: img, opts: opts, clock: clock, report: &Report{NetNS: opts.NetNS}}
+	r, err := Plan(ctx, m, state, opts)
+	if err != nil {
+		return nil, err
+	}
+	if opts.DryRun {
+		return r.Report(), nil
+	}
+	timeout := opts.Timeout
+	if timeout == 0 {
+		timeout = defaultTimeout
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("not done within %s", timeout))
+	defer cancel()
+	defer r.Close()
+	if err := r.bringToLife(ctx, dir, m, state); err != nil {
+		return nil, r.Undo(err)
+	}
+	return r.Report(), r.Settle(context.WithoutCancel(ctx))
+}
+
+// bringToLife goes through the phases from an empty host to the live service.
+func (r *Restoration) bringToLife(ctx context.Context, dir string, m *checkpoint.Manifest, state *netstate.State) error {
+	if err := r.Build(ctx, dir); err != nil {
+		return err
+	}
+	if err := r.Restore(ctx, dir, m, state); err != nil {
+		return err
+	}
+	if err := ctx.Err(); err != nil {
+		return context.Cause(ctx)
+	}
+	return r.GoLive(ctx)
+}
+
+// Plan looks at everything that stands in the way of a restore, and changes nothing. m and state describe the
+// service; of a live migration, whose service runs still, they are not the last word: see [Restoration.Restore].
+// The error is a [*checkpoint.RefusedError] that names all that stands in the way.
+func Plan(ctx context.Context, m *checkpoint.Manifest, state *netstate.State, opts Options) (*Restoration, error) {
+	r := &Restoration{manifest: m, state: state, opts: opts, clock: checkpoint.NewClock(opts.Progress), report: &Report{NetNS: opts.NetNS}}
+	r.clock.Phase("preflight", false)
 	if r.report.NetNS == "" {
 		r.report.NetNS = m.Target.NetNS
 	}
@@ -45,31 +84,18 @@ func Run(ctx context.Context, dir string, m *checkpoint.Manifest, opts Options) 
 	if err := r.preflight(ctx); err != nil {
 		return nil, err
 	}
-	if opts.DryRun {
-		return r.finished(), nil
-	}
-
-	timeout := opts.Timeout
-	if timeout == 0 {
-		timeout = defaultTimeout
-	}
-	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("not done within %s", timeout))
-	defer cancel()
-	defer r.close()
-	if err := r.bringToLife(ctx); err != nil {
-		return nil, r.takeBack(err)
-	}
-	r.undo.keep()
-	return r.finished(), r.settle(context.WithoutCancel(ctx))
+	return r, nil
 }
 
-// restoring is one restore under way.
-type restoring struct {
-	*image
-	opts   Options
-	clock  *checkpoint.Clock
-	report *Report
-	undo   undo
+// Restoration is one restore under way: [Plan], then Build, Restore and GoLive, or Undo at any moment before that.
+type Restoration struct {
+	manifest *checkpoint.Manifest
+	state    *netstate.State
+	car      *sidecar.Sidecar
+	opts     Options
+	clock    *checkpoint.Clock
+	report   *Report
+	record   Record // what was changed on this host
 
 	criuPath string
 	newPIDs  []bool // by tree: it needs a pid namespace of its own
@@ -80,20 +106,76 @@ type restoring struct {
 	announce *wire.Announcer
 }
 
-// bringToLife goes through the phases from an empty host to the live service.
-func (r *restoring) bringToLife(ctx context.Context) error {
+// Build makes what the service will live in, while it may still run elsewhere: the namespace, cut off from the outside
+// and under its name, and a criu for every tree, which waits for the images in dir.
+func (r *Restoration) Build(ctx context.Context, dir string) error {
 	r.clock.Phase("build namespace", false)
 	if err := r.buildNamespace(ctx); err != nil {
 		return err
 	}
 	r.clock.Phase("prepare trees", false)
-	if err := r.prepareTrees(ctx); err != nil {
+	return r.prepareTrees(dir)
+}
+
+func (r *Restoration) buildNamespace(ctx context.Context) error {
+	var err error
+	if r.scratch, err = checkpoint.Scratch(""); err != nil {
 		return err
 	}
-	if err := r.lock.Hold(ctx); err != nil {
+	if r.ns, err = ns.Create(); err != nil {
 		return err
 	}
+	r.record = Record{Scratch: r.scratch, NetNS: r.report.NetNS, Inode: r.ns.Inode()}
+	if r.record.NetNS == "" { // whoever has to take it back must be able to find it
+		r.record.NetNS, r.record.Temporary = "nsmigrate-"+r.manifest.ID[:12], true
+	}
+	if err := r.note(); err != nil {
+		return err
+	}
+	if err := r.ns.Bind(r.record.NetNS); err != nil {
+		return err
+	}
+	if r.lock, err = lock.Open(r.ns); err != nil {
+		return err
+	}
+	return netstate.Build(ctx, r.ns, r.state, r.buildOptions())
+}
+
+func (r *Restoration) buildOptions() netstate.BuildOptions {
+	return netstate.BuildOptions{Uplinks: r.opts.Uplinks, Note: func(c netstate.HostChange) error {
+		r.record.Links = append(r.record.Links, c)
+		return r.note()
+	}}
+}
+
+// prepareTrees starts a criu for every tree in the surroundings it needs.
+func (r *Restoration) prepareTrees(dir string) error {
+	for i := range r.manifest.Trees {
+		t := &tree{index: i, facts: &r.manifest.Trees[i], newPID: r.newPIDs[i]}
+		r.trees = append(r.trees, t)
+		if err := t.prepare(r.criuPath, dir, r.scratch, r.report.NetNS, r.ns, r.opts.Stdio); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Restore rebuilds the service from the image in dir, of which m and state are the last word. When it returns the
+// service is complete, but every process of it is stopped and the namespace is mute, beyond the end of this process:
+// it stays so until [Restoration.GoLive] or [Restoration.Undo].
+func (r *Restoration) Restore(ctx context.Context, dir string, m *checkpoint.Manifest, state *netstate.State) error {
 	r.clock.Phase("restore trees", false)
+	if err := r.update(ctx, dir, m, state); err != nil {
+		return err
+	}
+	for _, t := range r.trees {
+		if err := t.request(ctx, r.report.TCPClose); err != nil {
+			return err
+		}
+	}
+	if err := r.lock.Keep(); err != nil {
+		return err
+	}
 	for _, t := range r.trees {
 		if err := t.restore(ctx); err != nil {
 			return err
@@ -106,72 +188,85 @@ func (r *restoring) bringToLife(ctx context.Context) error {
 	if err := r.writePIDFile(); err != nil {
 		return err
 	}
-	if err := ctx.Err(); err != nil {
-		return context.Cause(ctx) // the last moment at which there is a way back without a packet
+	r.clock.Phase("finish trees", false)
+	if err := r.prepareToLive(); err != nil {
+		return err
 	}
-	r.clock.Phase("go live", false)
-	return r.goLive(ctx)
+	return r.finishTrees()
 }
 
-// buildNamespace makes the namespace, cut off from the outside.
-func (r *restoring) buildNamespace(ctx context.Context) error {
-	var err error
-	if r.scratch, err = checkpoint.Scratch(""); err != nil {
-		return err
-	}
-	if r.ns, err = ns.Create(); err != nil {
-		return err
-	}
-	inode := r.ns.Inode()
-	r.undo.push("end what is left in the namespace", func() error { return killAll(inode) })
-	if r.report.NetNS != "" {
-		name := r.report.NetNS
-		if err := r.ns.Bind(name); err != nil {
+// update takes over what changed at a service that ran on while its surroundings were built here.
+func (r *Restoration) update(ctx context.Context, dir string, m *checkpoint.Manifest, state *netstate.State) error {
+	anew := state != r.state
+	if m != r.manifest {
+		planned, pids := r.manifest, r.newPIDs
+		r.manifest = m
+		if err := checkpoint.Refuse("restore", r.checkPIDs()); err != nil {
 			return err
 		}
-		r.undo.push("remove the namespace's name", func() error { return ns.Unbind(name) })
+		same := func(a, b checkpoint.Tree) bool { return a.SameSurroundings(&b) }
+		anew = anew || !slices.Equal(pids, r.newPIDs) || !slices.EqualFunc(planned.Trees, m.Trees, same)
 	}
-	if r.lock, err = lock.Open(r.ns); err != nil {
-		return err
-	}
-	return netstate.Build(ctx, r.ns, r.state, r.buildOptions())
-}
-
-func (r *restoring) buildOptions() netstate.BuildOptions {
-	return netstate.BuildOptions{
-		Uplinks: r.opts.Uplinks,
-		Note: func(c netstate.HostChange) error {
-			r.undo.push("undo "+c.String(), func() error { return netstate.UndoHostChange(context.Background(), c) })
-			return nil
-		},
-	}
-}
-
-// prepareTrees starts a criu for every tree in the surroundings it needs.
-func (r *restoring) prepareTrees(ctx context.Context) error {
-	stdio := r.opts.Stdio
-	for i := range r.manifest.Trees {
-		t := &tree{index: i, facts: &r.manifest.Trees[i], newPID: r.newPIDs[i]}
-		r.trees = append(r.trees, t)
-		r.undo.push("end a restored tree", t.kill)
-		if err := t.prepare(r.criuPath, r.dir, r.scratch, r.report.NetNS, r.ns, stdio); err != nil {
-			return err
-		}
-		if err := t.request(ctx, r.report.TCPClose); err != nil {
+	r.state = state
+	if anew {
+		if err := r.rebuild(ctx, dir); err != nil {
 			return err
 		}
 	}
-	var addrs []wire.Address
-	for _, a := range r.state.Addresses() {
-		addrs = append(addrs, wire.Address{Device: a.Device, Addr: a.Prefix.Addr()})
+	for i, t := range r.trees {
+		t.facts = &m.Trees[i]
+	}
+	return r.openImage(dir)
+}
+
+// rebuild begins anew with what Build made.
+func (r *Restoration) rebuild(ctx context.Context, dir string) error {
+	for _, t := range r.trees {
+		if err := t.kill(); err != nil {
+			return err
+		}
+		t.close()
+	}
+	r.trees = nil
+	if err := errors.Join(r.lock.Close(), endNamespace(r.ns, r.record.NetNS), os.RemoveAll(r.scratch)); err != nil {
+		return err
+	}
+	if err := r.buildNamespace(ctx); err != nil {
+		return err
+	}
+	return r.prepareTrees(dir)
+}
+
+// prepareToLive does what must be done before the trees are whole but belongs to their life.
+func (r *Restoration) prepareToLive() error {
+	if r.opts.Wait {
+		if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+			return fmt.Errorf("become the parent of the service: %w", err)
+		}
 	}
 	var err error
-	r.announce, err = wire.NewAnnouncer(r.ns, addrs)
+	r.announce, err = wire.NewAnnouncer(r.ns, wireAddresses(r.state))
 	return err
 }
 
+// finishTrees lets every criu complete its tree and end. The processes are stopped, as they were when they were dumped.
+func (r *Restoration) finishTrees() error {
+	for _, t := range r.trees {
+		r.record.Processes = append(r.record.Processes, t.hosts()...)
+	}
+	if err := r.note(); err != nil {
+		return err
+	}
+	for _, t := range r.trees {
+		if err := t.finish(r.opts.Stdio); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // putBackOptions sets what CRIU lost on the sockets. What can't be set is told, not fatal.
-func (r *restoring) putBackOptions(ctx context.Context) error {
+func (r *Restoration) putBackOptions(ctx context.Context) error {
 	for _, t := range r.trees {
 		pids, err := t.pids(r.ns.Inode())
 		if err != nil {
@@ -184,14 +279,14 @@ func (r *restoring) putBackOptions(ctx context.Context) error {
 			return err
 		}
 		for _, n := range notes {
-			r.note("%s", n)
+			r.tell("%s", n)
 		}
 		for _, e := range t.facts.Externals {
 			if e.Kind != checkpoint.KindDatagram {
 				continue
 			}
 			if err := sockets.Redirect(pids[e.FDs[0].PID], e.FDs[0].FD, e.Path); err != nil {
-				r.note("%v", err)
+				r.tell("%v", err)
 			}
 		}
 	}
@@ -199,7 +294,7 @@ func (r *restoring) putBackOptions(ctx context.Context) error {
 }
 
 // writePIDFile writes the pid file while a failure to do so can still be undone.
-func (r *restoring) writePIDFile() error {
+func (r *Restoration) writePIDFile() error {
 	if r.opts.PIDFile == "" {
 		return nil
 	}
@@ -207,12 +302,10 @@ func (r *restoring) writePIDFile() error {
 	if err != nil {
 		return err
 	}
-	r.undo.push("remove the pid file", func() error {
-		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return err
-		}
-		return nil
-	})
+	r.record.PIDFile = path
+	if err := r.note(); err != nil {
+		return err
+	}
 	var b strings.Builder
 	for _, pid := range r.report.PIDs {
 		fmt.Fprintln(&b, pid)
@@ -220,14 +313,10 @@ func (r *restoring) writePIDFile() error {
 	return renameio.WriteFile(path, []byte(b.String()), 0o644)
 }
 
-// goLive lets the service be heard and run: the filter goes before the trees do, so that what CRIU's last
-// steps send gets out, and a peer that waits learns at once that the connection goes on.
-func (r *restoring) goLive(ctx context.Context) error {
-	if r.opts.Wait {
-		if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
-			return fmt.Errorf("become the parent of the service: %w", err)
-		}
-	}
+// GoLive lets the service be heard and run. From its first step on there is no way back; should it fail, or we die,
+// it may be done again ([Record.GoLive]).
+func (r *Restoration) GoLive(ctx context.Context) error {
+	r.clock.Phase("go live", false)
 	if err := netstate.Connect(ctx, r.ns, r.state, r.buildOptions()); err != nil {
 		return err
 	}
@@ -237,16 +326,11 @@ func (r *restoring) goLive(ctx context.Context) error {
 	if err := r.announce.Send(); err != nil {
 		return err
 	}
-	for _, t := range r.trees {
-		if err := t.release(r.opts.Stdio); err != nil {
-			return err
-		}
-	}
-	return nil
+	return r.record.goOn()
 }
 
-// settle does what can wait until the service is live.
-func (r *restoring) settle(ctx context.Context) error {
+// Settle does what can wait until the service is live.
+func (r *Restoration) Settle(ctx context.Context) error {
 	r.clock.Phase("settle", false)
 	r.report.Total = r.sinceStart()
 	for _, t := range r.trees {
@@ -257,13 +341,13 @@ func (r *restoring) settle(ctx context.Context) error {
 		r.report.waiters = append(r.report.waiters, t.waiter(r.report.PIDs[t.index]))
 	}
 	if r.report.TCPClose && r.manifest.Source == checkpoint.SourceRunning && len(r.trees) > 0 {
-		r.note("the image is a snapshot of a service that ran on: its established connections were closed")
+		r.tell("the image is a snapshot of a service that ran on: its established connections were closed")
 	}
-	return r.announce.Repeat(ctx)
+	return errors.Join(r.announce.Repeat(ctx), r.record.Settle())
 }
 
 // sinceStart is the time until the service was live.
-func (r *restoring) sinceStart() time.Duration {
+func (r *Restoration) sinceStart() time.Duration {
 	var sum time.Duration
 	for _, p := range r.clock.Phases() {
 		if p.Name != "settle" {
@@ -273,30 +357,43 @@ func (r *restoring) sinceStart() time.Duration {
 	return sum
 }
 
-// takeBack removes everything that was built.
-func (r *restoring) takeBack(cause error) error {
+// Undo removes everything that was built. It returns the [*Error] that tells what failed, and what could not be removed.
+func (r *Restoration) Undo(cause error) error {
 	failed := &Error{Phase: r.clock.Current(), Err: cause}
 	r.clock.Phase("take back", false)
-	// Mute until the last socket is gone.
+	var errs []error
 	if r.lock != nil {
-		failed.Leftover = r.lock.Hold(context.Background())
+		errs = append(errs, r.lock.Keep()) // mute until the last socket is gone
 	}
-	failed.Leftover = errors.Join(failed.Leftover, r.undo.run())
+	for _, t := range slices.Backward(r.trees) {
+		errs = append(errs, t.kill())
+	}
 	failed.Log = checkpoint.KeepLogs(r.scratch, "restore", cause)
+	errs = append(errs, r.record.Undo(context.Background()))
+	failed.Leftover = errors.Join(errs...)
 	return failed
 }
 
-func (r *restoring) note(format string, args ...any) {
+// note records what is on the host, or is about to be.
+func (r *Restoration) note() error {
+	if r.opts.Record == nil {
+		return nil
+	}
+	return r.opts.Record(&r.record)
+}
+
+func (r *Restoration) tell(format string, args ...any) {
 	r.report.Notes = append(r.report.Notes, fmt.Sprintf(format, args...))
 }
 
-func (r *restoring) finished() *Report {
+// Report tells what was done so far.
+func (r *Restoration) Report() *Report {
 	r.report.Phases = r.clock.Phases()
 	return r.report
 }
 
-// close releases what the restore holds.
-func (r *restoring) close() {
+// Close releases what the restore holds. The service, if it is live, lives on.
+func (r *Restoration) Close() {
 	for _, t := range r.trees {
 		t.close()
 	}

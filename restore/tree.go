@@ -174,8 +174,9 @@ func ownPID(pid int) (int, error) {
 	return pid, nil
 }
 
-// release lets the tree run. From here on there is no veto. stdio is nil if nsmigrate will not stay with it.
-func (t *tree) release(stdio []*os.File) error {
+// finish lets criu complete the tree and end: nothing of it runs yet, but it needs nobody any more. stdio is nil if
+// nsmigrate will not stay with it.
+func (t *tree) finish(stdio []*os.File) error {
 	for _, term := range t.terminals {
 		if len(stdio) > 1 {
 			term.attach(stdio[0], stdio[1])
@@ -186,11 +187,6 @@ func (t *tree) release(stdio []*os.File) error {
 	if err := t.session.Finish(); err != nil {
 		return err
 	}
-	for own, pid := range t.hostPID { // the dump stopped them first of all
-		if !slices.Contains(t.facts.Stopped, own) {
-			unix.Kill(pid, unix.SIGCONT) //nolint:errcheck // a zombie, or gone
-		}
-	}
 	if t.init == nil {
 		return nil
 	}
@@ -198,6 +194,21 @@ func (t *tree) release(stdio []*os.File) error {
 		return err
 	}
 	return t.init.Adopt(t.session.PID())
+}
+
+// hosts lists the tree's processes that run when the service is live: the dump stopped them first of all.
+func (t *tree) hosts() []proc.Ident {
+	var list []proc.Ident
+	for own, pid := range t.hostPID {
+		if slices.Contains(t.facts.Stopped, own) {
+			continue
+		}
+		if id, err := proc.Default.Ident(pid); err == nil { // else a zombie that is gone
+			list = append(list, id)
+		}
+	}
+	slices.SortFunc(list, func(a, b proc.Ident) int { return a.PID - b.PID })
+	return list
 }
 
 // kill takes back what was restored, without a packet as long as the tree was not released.

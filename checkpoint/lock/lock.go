@@ -7,6 +7,7 @@ package lock
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 
 	"golang.org/x/sys/unix"
@@ -38,6 +39,7 @@ const priority = -300
 type Lock struct {
 	conn *rawnl.Conn
 	held bool
+	kept bool
 	syn  bool
 }
 
@@ -62,10 +64,31 @@ func (l *Lock) Hold(ctx context.Context) error {
 	return nil
 }
 
-// Keep makes the namespace mute for good, beyond the end of this process: it must not answer any more.
+// Keep makes the namespace mute beyond the end of this process, until [Lock.Release] or [Drop]. Keeping a namespace that
+// is kept already, be it by a process that died, does nothing.
 func (l *Lock) Keep() error {
-	if err := l.conn.Transaction(context.Background(), unix.NFNL_SUBSYS_NFTABLES, filter(TableKept, 0)); err != nil {
+	if l.kept {
+		return nil
+	}
+	// Not cancelled with the operation: it is part of every way back.
+	err := l.conn.Transaction(context.Background(), unix.NFNL_SUBSYS_NFTABLES, filter(TableKept, 0))
+	if err != nil && !errors.Is(err, unix.EEXIST) {
 		return fmt.Errorf("lock the namespace for good: %w", err)
+	}
+	l.kept = true
+	return nil
+}
+
+// Drop releases what a process that died kept in a namespace. It is no error if there is nothing.
+func Drop(n *ns.NS) error {
+	l, err := Open(n)
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	l.kept = true
+	if err := l.Release(); err != nil && !errors.Is(err, unix.ENOENT) {
+		return err
 	}
 	return nil
 }
@@ -87,16 +110,20 @@ func filter(table string, flags uint32) []rawnl.Message {
 
 // Release lets packets pass again. Releasing a released lock does nothing.
 func (l *Lock) Release() error {
-	if !l.held {
+	var msgs []rawnl.Message
+	for table, there := range map[string]bool{Table: l.held, TableKept: l.kept} {
+		if there {
+			msgs = append(msgs, delTable(unix.NFPROTO_INET, table), delTable(unix.NFPROTO_ARP, table))
+		}
+	}
+	if len(msgs) == 0 {
 		return nil
 	}
 	// Not cancelled with the operation: it is part of every way back.
-	if err := l.conn.Transaction(context.Background(), unix.NFNL_SUBSYS_NFTABLES, []rawnl.Message{
-		delTable(unix.NFPROTO_INET, Table), delTable(unix.NFPROTO_ARP, Table),
-	}); err != nil {
+	if err := l.conn.Transaction(context.Background(), unix.NFNL_SUBSYS_NFTABLES, msgs); err != nil {
 		return fmt.Errorf("unlock the namespace: %w", err)
 	}
-	l.held = false
+	l.held, l.kept = false, false
 	return nil
 }
 
