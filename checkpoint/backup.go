@@ -23,31 +23,35 @@ func Backup(ctx context.Context, spec Spec, store Store, opts Options) (*Report,
 		return nil, err
 	}
 	opts.LeaveRunning = true
-	d := &dump{target: t, opts: opts, clock: clock, report: &Report{}}
-	defer d.close()
-	if d.state, err = netstate.Capture(ctx, t.ns, netstate.CaptureOptions{Logger: opts.Logger}); err != nil {
+	s := &Service{target: t, opts: opts, clock: clock, report: &Report{}}
+	defer s.Close()
+	if s.state, err = netstate.Capture(ctx, t.ns, netstate.CaptureOptions{Logger: opts.Logger}); err != nil {
 		return nil, fmt.Errorf("dump: %w", err)
 	}
-	kept, losses := allow(problemsOf(d.state), opts.AllowLoss)
+	kept, losses := allow(problemsOf(s.state), opts.AllowLoss)
 	if err := Refuse("dump", kept); err != nil {
 		return nil, err
 	}
-	d.report.Manifest = d.manifest(nil, losses)
+	s.report.Manifest = s.manifest(nil, losses)
 	if opts.DryRun {
-		return d.finished(), nil
+		return s.Report(), nil
 	}
 	clock.Phase("write image", false)
-	if d.scratch, err = Scratch(opts.WorkDir); err != nil {
+	if s.scratch, err = Scratch(opts.WorkDir); err != nil {
 		return nil, fmt.Errorf("dump: %w", err)
 	}
-	if d.car, err = sidecar.Capture(ctx, nil, nil); err != nil {
+	if s.car, err = sidecar.Capture(ctx, nil, nil); err != nil {
 		return nil, fmt.Errorf("dump: %w", err)
 	}
-	if err := d.write(ctx, d.state, store); err != nil {
+	err = s.complete()
+	if err == nil {
+		err = s.stage(ctx, store)
+	}
+	if err != nil {
 		return nil, errors.Join(fmt.Errorf("dump: %w", err), store.Discard())
 	}
 	if err := store.Publish(); err != nil {
 		return nil, fmt.Errorf("dump: %w", err)
 	}
-	return d.finished(), nil
+	return s.Report(), nil
 }

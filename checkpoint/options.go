@@ -25,6 +25,10 @@ type Options struct {
 	Tool         string        // name and version of the program, for the manifest
 	Logger       *slog.Logger  // nil discards
 	Progress     Progress      // nil reports nothing
+
+	// Record is told how to put the service back, or to end it, in another process, before it is touched; may be nil.
+	// An error ends the dump.
+	Record func(*Record) error
 }
 
 // Store is where an image goes. Dump stages it while the source is frozen and mute, and publishes it when

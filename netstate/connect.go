@@ -197,19 +197,19 @@ func Disconnect(ctx context.Context, n *ns.NS, s *State, opts BuildOptions) erro
 	return nil
 }
 
-// RemoveUplinks deletes the host's side of the veth uplinks of a State, and with it the routes and addresses
+// RemoveUplinks deletes the host's side of the veth uplinks of a [State], and with it the routes and addresses
 // on it; the other ends vanish as well. A link counts as the State's only if its name, its index and its
 // address are those that were captured, so that a namesake is safe. It is slow (the kernel waits for a grace
 // period for each link) and belongs after the move.
-func RemoveUplinks(ctx context.Context, s *State, opts BuildOptions) error {
+func RemoveUplinks(ctx context.Context, uplinks []Uplink, opts BuildOptions) error {
 	h, err := openHost(opts.Host)
 	if err != nil {
 		return fmt.Errorf("remove uplinks: %w", err)
 	}
 	defer h.close(opts.Host)
 	var errs []error
-	for i := range s.uplinks {
-		u := &s.uplinks[i]
+	for i := range uplinks {
+		u := &uplinks[i]
 		if !u.pair() || u.Peer == "" {
 			continue
 		}

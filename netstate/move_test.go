@@ -134,7 +134,7 @@ func TestDisconnect(t *testing.T) {
 	}
 	checkDiff(t, s, func() *netstate.State { return capture(t, source, hostA) })
 	for range 2 {
-		if err := netstate.RemoveUplinks(ctx, s, opts); err != nil {
+		if err := netstate.RemoveUplinks(ctx, s.Uplinks(), opts); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -149,7 +149,7 @@ func TestRemoveUplinksSparesNamesake(t *testing.T) {
 	hostA, source := arrange(t, bridged)
 	s := capture(t, source, hostA)
 	sh(t, hostA, "ip link del veth-svc; ip link add veth-svc type veth peer name other")
-	if err := netstate.RemoveUplinks(context.Background(), s, netstate.BuildOptions{Host: hostA}); err != nil {
+	if err := netstate.RemoveUplinks(context.Background(), s.Uplinks(), netstate.BuildOptions{Host: hostA}); err != nil {
 		t.Fatal(err)
 	}
 	sh(t, hostA, "ip link show veth-svc")

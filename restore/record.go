@@ -81,7 +81,7 @@ func endNamespace(n *ns.NS, name string) error {
 	if err := l.Keep(); err != nil {
 		return err
 	}
-	if err := killAll(n.Inode()); err != nil {
+	if err := proc.Default.KillNetNS(n.Inode()); err != nil {
 		return fmt.Errorf("end what is left in the namespace: %w", err)
 	}
 	return ns.Unbind(name)

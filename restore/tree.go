@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -232,29 +231,6 @@ func (t *tree) kill() error {
 // restored reports whether the request came so far that its root exists, and is not somebody else's process.
 func (t *tree) restored() bool {
 	return t.session.Reached(criu.PostRestore)
-}
-
-// killAll ends every process in a network namespace of ours, which nobody else has entered: a criu that died leaves
-// what it had restored so far.
-func killAll(netns uint64) error {
-	for range 100 {
-		table, err := proc.Default.Table()
-		if err != nil {
-			return err
-		}
-		left := false
-		for _, e := range table {
-			if e.NetNS == netns {
-				left = true
-				unix.Kill(e.PID, unix.SIGKILL) //nolint:errcheck // gone
-			}
-		}
-		if !left {
-			return nil
-		}
-		time.Sleep(10 * time.Millisecond) // until the killed ones have left
-	}
-	return errors.New("processes do not end")
 }
 
 // killTree ends a process and all that descends from it.

@@ -1,0 +1,410 @@
+package checkpoint
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/nsmigrate/nsmigrate/checkpoint/criu"
+	"github.com/nsmigrate/nsmigrate/checkpoint/lock"
+	"github.com/nsmigrate/nsmigrate/checkpoint/proc"
+	"github.com/nsmigrate/nsmigrate/checkpoint/sidecar"
+	"github.com/nsmigrate/nsmigrate/checkpoint/sockets"
+	"github.com/nsmigrate/nsmigrate/netstate"
+	"github.com/nsmigrate/nsmigrate/netstate/ns"
+)
+
+// Service is a service of this host on its way out: [Open], then Prepare and Freeze, and then either Resume or End. Its
+// methods are called by one goroutine at a time.
+type Service struct {
+	target *target
+	opts   Options
+	clock  *Clock
+	report *Report
+	criu   string // path of the program
+
+	state       *netstate.State // of the namespace: at first while the service ran, then when it was frozen
+	sessionless []int
+	live        []proc.Tree // in the order of the manifest's trees
+	scratch     string      // the image is gathered below it, beside criu's logs
+	lock        *lock.Lock
+	trees       trees
+	car         *sidecar.Sidecar
+}
+
+// Open looks at a service while it runs, and changes nothing. The error is a [*RefusedError] if it can't be carried.
+func Open(ctx context.Context, spec Spec, opts Options) (*Service, error) {
+	clock := NewClock(opts.Progress)
+	clock.Phase("survey", false)
+	if err := RequireRoot("dump"); err != nil {
+		return nil, err
+	}
+	t, err := openTarget(spec)
+	if err != nil {
+		return nil, err
+	}
+	s := &Service{target: t, opts: opts, clock: clock, report: &Report{}}
+	if err := s.open(ctx); err != nil {
+		t.ns.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+func (s *Service) open(ctx context.Context) error {
+	var version criu.Version
+	var err error
+	if s.criu, version, err = FindCRIU(ctx, "dump", s.opts.CRIU); err != nil {
+		return err
+	}
+	if err := s.survey(ctx); err != nil {
+		return err
+	}
+	s.report.Manifest.Host.CRIU = version.String()
+	return nil
+}
+
+// survey looks at the service while it runs and refuses what can't be carried.
+func (s *Service) survey(ctx context.Context) error {
+	scene, err := Survey(ctx, s.target.ns)
+	if err != nil {
+		return fmt.Errorf("dump: %w", err)
+	}
+	if s.state, err = netstate.Capture(ctx, s.target.ns, netstate.CaptureOptions{Logger: s.opts.Logger}); err != nil {
+		return fmt.Errorf("dump: %w", err)
+	}
+	found := Classify(scene, s.target.root)
+	problems := found.Problems
+	if len(found.Trees) == 0 && len(problems) == 0 {
+		problems = append(problems, Problem{Kind: "target", Object: s.target.String(), Reason: "no process lives in it", Remedy: "start the service in it first"})
+	}
+	problems = append(problems, CheckLoopback(s.state)...)
+	problems = append(problems, problemsOf(s.state)...)
+	kept, losses := allow(problems, s.opts.AllowLoss)
+	if err := Refuse("dump", kept); err != nil {
+		return err
+	}
+	s.live, s.sessionless = found.Scanned, found.Sessionless
+	s.report.Notes = found.Notes
+	s.report.Manifest = s.manifest(found.Trees, losses)
+	binaries, err := ReadBinaries(ctx, found.Scanned)
+	if err != nil {
+		return fmt.Errorf("dump: %w", err)
+	}
+	for i := range found.Trees {
+		found.Trees[i].Dir = treeDir(i)
+		found.Trees[i].Binaries = binaries[i]
+	}
+	return nil
+}
+
+// problemsOf lists what a namespace has and its state does not hold.
+func problemsOf(state *netstate.State) []Problem {
+	var problems []Problem
+	for _, l := range state.Losses() {
+		problems = append(problems, Problem{Kind: l.Kind, Object: l.Object, Reason: l.Reason, Remedy: l.Remedy, Loss: true})
+	}
+	return problems
+}
+
+// allow divides problems into those that stand and the losses that the user accepts.
+func allow(problems []Problem, kinds []string) (stand []Problem, losses []Loss) {
+	for _, p := range problems {
+		if p.Loss && slices.Contains(kinds, p.Kind) {
+			losses = append(losses, Loss{Kind: p.Kind, Object: p.Object, Reason: p.Reason, Remedy: p.Remedy})
+			continue
+		}
+		if p.Loss {
+			hint := fmt.Sprintf("--allow-loss %s goes on without it", p.Kind)
+			if p.Remedy != "" {
+				hint = p.Remedy + "; " + hint
+			}
+			p.Remedy = hint
+		}
+		stand = append(stand, p)
+	}
+	return stand, losses
+}
+
+// treeDir is where the CRIU images of a tree stand: checkpointctl looks for the first one's in the upper place.
+func treeDir(index int) string {
+	if index == 0 {
+		return TreesDir
+	}
+	return fmt.Sprintf("%s/tree-%d", TreesDir, index+1)
+}
+
+// Manifest describes the service: until Freeze as it was when it was opened.
+func (s *Service) Manifest() *Manifest { return s.report.Manifest }
+
+// State is the network state of the service's namespace: until Freeze as it was when it was opened.
+func (s *Service) State() *netstate.State { return s.state }
+
+// Image is the directory that holds the image of a frozen service, without manifest and digests.
+func (s *Service) Image() string { return filepath.Join(s.scratch, "image") }
+
+// Prepare does everything that can be done while the service runs. It runs as before if the error is not nil.
+func (s *Service) Prepare(ctx context.Context) error {
+	s.clock.Phase("prepare", false)
+	if err := s.prepare(ctx); err != nil {
+		return s.failed(err)
+	}
+	s.clock.Phase("drain", false)
+	if err := s.drain(ctx); err != nil {
+		return err
+	}
+	for _, pid := range s.sessionless {
+		if err := proc.Setsid(pid); err != nil {
+			return s.failed(err)
+		}
+	}
+	return nil
+}
+
+func (s *Service) prepare(ctx context.Context) error {
+	var err error
+	if s.scratch, err = Scratch(s.opts.WorkDir); err != nil {
+		return err
+	}
+	if err := criu.Warm(ctx, s.criu); err != nil {
+		return err
+	}
+	if s.lock, err = lock.Open(s.target.ns); err != nil {
+		return err
+	}
+	if s.car, err = sidecar.Capture(ctx, sidecar.Holders(s.live), nil); err != nil {
+		return err
+	}
+	s.trees, err = startCRIU(s.criu, s.Image(), filepath.Join(s.scratch, "logs"), s.target.ns, s.report.Manifest.Trees, s.live)
+	if err != nil {
+		return err
+	}
+	if s.opts.Record != nil {
+		record, err := s.newRecord()
+		if err != nil {
+			return err
+		}
+		if err := s.opts.Record(record); err != nil {
+			return err
+		}
+	}
+	return s.trees.request(ctx, s.opts)
+}
+
+// drain empties the accept queues: CRIU can't save connections that the service has not accepted.
+func (s *Service) drain(ctx context.Context) error {
+	if err := s.lock.HoldNew(ctx); err != nil {
+		return s.failed(err)
+	}
+	err := sockets.AwaitDrained(ctx, s.target.ns, drainTime)
+	if waiting, ok := errors.AsType[*sockets.NotDrainedError](err); ok {
+		return Refuse("dump", []Problem{{
+			Kind: "accept queue", Object: waiting.Error(),
+			Reason: "CRIU can't save connections that the service has not accepted",
+			Remedy: "try again when the service accepts its connections, or end the clients that wait",
+		}})
+	}
+	if err != nil {
+		return s.failed(err)
+	}
+	return nil
+}
+
+// failed is the error of a phase before the freeze: the source ran all the time.
+func (s *Service) failed(cause error) error {
+	return &FailedError{Phase: s.clock.Current(), Err: cause, Log: KeepLogs(filepath.Join(s.scratch, "logs"), "dump", cause)}
+}
+
+// Freeze stops the service, makes it mute and writes its image to [Service.Image]. Afterwards, and also after an error,
+// it is frozen, and [Service.Resume] is the way back.
+func (s *Service) Freeze(ctx context.Context) error {
+	s.clock.Phase(phaseFreeze, true)
+	if err := s.trees.stop(); err != nil {
+		return err
+	}
+	// Locked only now: what came in until the freeze is in the receive queues and wakes the service up at
+	// once when it lives again, while a packet that the lock drops costs its sender a retransmission timeout.
+	if err := s.lock.Hold(ctx); err != nil {
+		return err
+	}
+	if err := s.trees.freeze(ctx); err != nil {
+		return err
+	}
+	if err := s.trees.redirect(false); err != nil {
+		return err
+	}
+	s.clock.Phase(phaseDump, true)
+	if err := s.dumpTrees(ctx); err != nil {
+		return err
+	}
+	return s.complete()
+}
+
+// dumpTrees lets criu write its images while the namespace and the socket options are read.
+func (s *Service) dumpTrees(ctx context.Context) error {
+	var state *netstate.State
+	var car *sidecar.Sidecar
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return s.trees.dump(gctx) })
+	g.Go(func() (err error) {
+		state, err = netstate.Capture(gctx, s.target.ns, netstate.CaptureOptions{Prev: s.state, Logger: s.opts.Logger})
+		return err
+	})
+	g.Go(func() (err error) {
+		for i := range s.live {
+			if err := s.report.Manifest.Trees[i].refresh(&s.live[i]); err != nil {
+				return err
+			}
+		}
+		car, err = sidecar.Capture(gctx, sidecar.Holders(s.live), s.car)
+		return err
+	})
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	s.car, s.state = car, state
+	return nil
+}
+
+// complete writes the parts of the image that are not CRIU's.
+func (s *Service) complete() error {
+	for _, t := range s.report.Manifest.Trees {
+		if err := criu.Amend(filepath.Join(s.Image(), t.Dir)); err != nil {
+			return err
+		}
+	}
+	if err := writeFile(filepath.Join(s.Image(), StateFile), func(f *os.File) error {
+		_, err := s.state.WriteTo(f)
+		return err
+	}); err != nil {
+		return fmt.Errorf("write network state: %w", err)
+	}
+	car, err := s.car.Encode()
+	if err != nil {
+		return err
+	}
+	if err := writeFile(filepath.Join(s.Image(), SocketsFile), func(f *os.File) error {
+		_, err := f.Write(car)
+		return err
+	}); err != nil {
+		return fmt.Errorf("write socket options: %w", err)
+	}
+	return nil
+}
+
+// Keep keeps the frozen service mute beyond the end of this process.
+func (s *Service) Keep() error { return s.lock.Keep() }
+
+// Resume puts a frozen service back as it was. It returns the [*FailedError] that tells what failed, and what could not be
+// put back.
+func (s *Service) Resume(cause error) *FailedError {
+	failed := &FailedError{Phase: s.clock.Current(), Err: cause}
+	s.clock.Phase("roll back", true)
+	if err := s.trees.redirect(true); err != nil {
+		failed.Err = errors.Join(failed.Err, err) // the peer is gone: the service finds out as if nothing had happened
+	}
+	failed.Stuck = errors.Join(
+		s.trees.resume(s.car), // mute: what it sends at once would be lost with its acknowledgements otherwise
+		s.lock.Release(),
+		s.lock.ReleaseNew(),
+	)
+	s.trees.goOn()
+	failed.Log = KeepLogs(filepath.Join(s.scratch, "logs"), "dump", cause)
+	return failed
+}
+
+// End kills a frozen service without a packet and removes its namespace.
+func (s *Service) End(ctx context.Context) error {
+	if err := s.kill(); err != nil {
+		return err
+	}
+	return s.remove(ctx)
+}
+
+// kill ends the trees, unless they were left running.
+func (s *Service) kill() error {
+	if !s.opts.LeaveRunning {
+		if s.trees.finish() != nil {
+			// The image is the service now. A criu that died at this point left a stopped tree behind.
+			if err := s.trees.kill(); err != nil {
+				return errors.Join(fmt.Errorf("dump: end source: %w", err), s.lock.Keep())
+			}
+		}
+	}
+	for _, t := range s.trees {
+		t.wakeParent()
+	}
+	return nil
+}
+
+// remove removes the namespace: its name and the host-side links. It ends with its last handle, while the lock is still
+// held.
+func (s *Service) remove(ctx context.Context) error {
+	s.readStats()
+	// Not cancelled with the operation, which is past its point of no return.
+	err := netstate.RemoveUplinks(context.WithoutCancel(ctx), s.state.Uplinks(), netstate.BuildOptions{})
+	if err == nil && s.target.name != "" {
+		err = ns.Unbind(s.target.name)
+	}
+	if err != nil {
+		// What is left of the namespace must not answer for the service that is gone.
+		return errors.Join(fmt.Errorf("dump: the image is complete, but the source's namespace could not be removed: %w", err), s.lock.Keep())
+	}
+	return nil
+}
+
+func (s *Service) tell(format string, args ...any) {
+	s.report.Notes = append(s.report.Notes, fmt.Sprintf(format, args...))
+}
+
+func (s *Service) readStats() {
+	for _, t := range s.trees {
+		stats, err := criu.ReadDumpStats(t.logs)
+		if err == nil { // figures for people; the dump is complete without them
+			s.report.CRIU = append(s.report.CRIU, CRIUStats(*stats))
+		}
+	}
+}
+
+// Report tells what was done so far.
+func (s *Service) Report() *Report {
+	s.report.Phases = s.clock.Phases()
+	s.report.Frozen = Blackout(s.report.Phases)
+	return s.report
+}
+
+// Close releases what the service's way out needs. The lock goes last: until then the namespace, if it is to end, is mute.
+func (s *Service) Close() {
+	s.trees.close()
+	s.target.ns.Close()
+	if s.lock != nil {
+		s.lock.Close()
+	}
+	if s.scratch != "" {
+		os.RemoveAll(s.scratch)
+	}
+}
+
+// manifest describes what is about to be dumped.
+func (s *Service) manifest(trees []Tree, losses []Loss) *Manifest {
+	host, _ := os.Hostname() // for people only
+	return &Manifest{
+		Format:   Format{Major: FormatMajor},
+		ID:       NewID(),
+		Created:  time.Now().UTC(),
+		Tool:     s.opts.Tool,
+		Host:     Host{Name: host, Kernel: s.state.Kernel, Arch: runtime.GOARCH},
+		Target:   Target{NetNS: s.target.name, Inode: s.target.ns.Inode()},
+		Source:   SourceStopped,
+		TCPClose: s.opts.TCPClose,
+		Trees:    trees,
+		Losses:   losses,
+	}
+}
