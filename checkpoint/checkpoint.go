@@ -20,6 +20,9 @@ import (
 // ones are held back meanwhile.
 const drainTime = 5 * time.Second
 
+// deliverTime is how long a dump waits for the peers of closed connections to take what is still to be delivered.
+const deliverTime = 2 * time.Second
+
 // Names of phases that are looked up again.
 const (
 	phaseFreeze = "freeze"

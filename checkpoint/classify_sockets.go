@@ -12,12 +12,16 @@ import (
 // orphans names the connections that no process holds any more and that still have something to deliver.
 func (c *classifier) orphans() {
 	for _, s := range sockets.Orphans(c.scene.Inets) {
-		c.problems.add(0, Problem{
-			Kind: "orphan", Object: s.String(),
-			Reason: "the service has closed the connection, but its peer has not taken all the data yet; the rest would be lost",
-			Remedy: "try again in a moment",
-			Loss:   true,
-		})
+		c.problems.add(0, orphan(s))
+	}
+}
+
+func orphan(s sockets.Inet) Problem {
+	return Problem{
+		Kind: "orphan", Object: s.String(),
+		Reason: "the service has closed the connection, but its peer has not taken all the data yet; the rest would be lost",
+		Remedy: "try again in a moment",
+		Loss:   true,
 	}
 }
 

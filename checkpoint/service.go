@@ -73,6 +73,9 @@ func (s *Service) open(ctx context.Context) error {
 
 // survey looks at the service while it runs and refuses what can't be carried.
 func (s *Service) survey(ctx context.Context) error {
+	if _, err := sockets.AwaitDelivered(ctx, s.target.ns, deliverTime); err != nil {
+		return fmt.Errorf("dump: %w", err)
+	}
 	scene, err := Survey(ctx, s.target.ns)
 	if err != nil {
 		return fmt.Errorf("dump: %w", err)
@@ -214,7 +217,17 @@ func (s *Service) drain(ctx context.Context) error {
 	if err != nil {
 		return s.failed(err)
 	}
-	return nil
+	orphans, err := sockets.AwaitDelivered(ctx, s.target.ns, deliverTime)
+	if err != nil {
+		return s.failed(err)
+	}
+	var problems []Problem
+	for _, o := range orphans {
+		problems = append(problems, orphan(o))
+	}
+	kept, losses := allow(problems, s.opts.AllowLoss)
+	s.report.Manifest.Losses = append(s.report.Manifest.Losses, losses...)
+	return Refuse("dump", kept)
 }
 
 // failed is the error of a phase before the freeze: the source ran all the time.

@@ -32,6 +32,12 @@ func ParsePIDNS(s string) (PIDNS, error) {
 	return "", fmt.Errorf("pid namespace %q: want auto, host or new", s)
 }
 
+// SourceLife says whether the service that is about to be restored lives on its source host.
+type SourceLife string
+
+// SourceAlive is the life of a service that migrates: it answers for its addresses until it is frozen.
+const SourceAlive SourceLife = "alive"
+
 // Options of a restore. The zero value restores a service as it was on its source host.
 type Options struct {
 	CRIU     string                           // path of criu; "" looks in the private prefix, then on PATH
@@ -48,7 +54,7 @@ type Options struct {
 	Logger   *slog.Logger                     // nil discards
 	Progress checkpoint.Progress              // nil reports nothing
 	Record   func(*Record) error              // nil, or told before the host is changed; an error ends the restore
-	Live     bool                             // the source runs still and may answer for the service's addresses
+	Source   SourceLife                       // "" is that nobody may answer for the service's addresses
 }
 
 // Report tells what a restore did.

@@ -1,6 +1,7 @@
 package restore
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -208,6 +209,9 @@ func (r *Restoration) checkAlive(ctx context.Context) ([]checkpoint.Problem, err
 	}
 	var problems []checkpoint.Problem
 	for _, h := range holders {
+		if r.opts.Source == SourceAlive && r.ownMAC(h) {
+			continue
+		}
 		problems = append(problems, checkpoint.Problem{
 			Kind: "address", Object: fmt.Sprintf("%s on %s", h.Addr, h.Device),
 			Reason: fmt.Sprintf("%s answers for it: the source may be alive", h.MAC),
@@ -215,4 +219,14 @@ func (r *Restoration) checkAlive(ctx context.Context) ([]checkpoint.Problem, err
 		})
 	}
 	return problems, nil
+}
+
+// ownMAC reports whether it is the service itself that answers.
+func (r *Restoration) ownMAC(h wire.Holder) bool {
+	for _, a := range r.state.Addresses() {
+		if a.Prefix.Addr() == h.Addr && bytes.Equal(r.state.MAC(a.Device), h.MAC) {
+			return true
+		}
+	}
+	return false
 }

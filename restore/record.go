@@ -59,10 +59,7 @@ func (r *Record) Undo(ctx context.Context) error {
 	case err != nil:
 		errs = append(errs, err)
 	case n != nil:
-		errs = append(errs, endNamespace(n, r.NetNS))
-	}
-	for _, c := range slices.Backward(r.Links) {
-		errs = append(errs, netstate.UndoHostChange(ctx, c))
+		errs = append(errs, r.endNamespace(ctx, n))
 	}
 	if r.Scratch != "" {
 		errs = append(errs, os.RemoveAll(r.Scratch))
@@ -70,8 +67,8 @@ func (r *Record) Undo(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// endNamespace ends what lives in a namespace, mute, and removes its name.
-func endNamespace(n *ns.NS, name string) error {
+// endNamespace ends what lives in the namespace, mute, and removes its links to the host and its name.
+func (r *Record) endNamespace(ctx context.Context, n *ns.NS) error {
 	defer n.Close()
 	l, err := lock.Open(n)
 	if err != nil {
@@ -84,7 +81,11 @@ func endNamespace(n *ns.NS, name string) error {
 	if err := proc.Default.KillNetNS(n.Inode()); err != nil {
 		return fmt.Errorf("end what is left in the namespace: %w", err)
 	}
-	return ns.Unbind(name)
+	var errs []error
+	for _, c := range slices.Backward(r.Links) {
+		errs = append(errs, netstate.UndoHostChange(ctx, c))
+	}
+	return errors.Join(append(errs, ns.Unbind(r.NetNS))...)
 }
 
 func remove(path string) error {

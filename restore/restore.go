@@ -228,7 +228,7 @@ func (r *Restoration) rebuild(ctx context.Context, dir string) error {
 		t.close()
 	}
 	r.trees = nil
-	if err := errors.Join(r.lock.Close(), endNamespace(r.ns, r.record.NetNS), os.RemoveAll(r.scratch)); err != nil {
+	if err := errors.Join(r.record.Undo(ctx), r.lock.Close(), r.ns.Close()); err != nil {
 		return err
 	}
 	if err := r.buildNamespace(ctx); err != nil {

@@ -63,27 +63,54 @@ const drainPoll = 2 * time.Millisecond
 // AwaitDrained waits until the processes of a namespace have accepted all connections and none is half-open.
 // New SYNs must be held back meanwhile. After the timeout the error is a [*NotDrainedError].
 func AwaitDrained(ctx context.Context, n *ns.NS, timeout time.Duration) error {
+	left := &NotDrainedError{}
+	done, err := await(ctx, n, 1<<Listen|1<<SynRecv|1<<newSynRecv, timeout, func(list []Inet) bool {
+		left.Listeners, left.Embryonic = Waiting(list)
+		return len(left.Listeners) == 0 && len(left.Embryonic) == 0
+	})
+	if err != nil {
+		return fmt.Errorf("watch accept queues: %w", err)
+	}
+	if !done {
+		return left
+	}
+	return nil
+}
+
+// AwaitDelivered waits until the kernel has delivered what closed connections still had to send, which takes a round
+// trip, and returns those that remain after the timeout.
+func AwaitDelivered(ctx context.Context, n *ns.NS, timeout time.Duration) (orphans []Inet, err error) {
+	if _, err = await(ctx, n, 1<<FinWait1|1<<LastAck|1<<Closing, timeout, func(list []Inet) bool {
+		orphans = Orphans(list)
+		return len(orphans) == 0
+	}); err != nil {
+		return nil, fmt.Errorf("watch closed connections: %w", err)
+	}
+	return orphans, nil
+}
+
+// await looks at the TCP sockets in some states until done says so; false if the time was over before.
+func await(ctx context.Context, n *ns.NS, states uint32, timeout time.Duration, done func([]Inet) bool) (bool, error) {
 	c, err := rawnl.Dial(n, unix.NETLINK_SOCK_DIAG)
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer c.Close()
 	deadline := time.Now().Add(timeout)
 	for {
-		list, err := inets(ctx, c, unix.IPPROTO_TCP, 1<<Listen|1<<SynRecv|1<<newSynRecv, 0)
+		list, err := inets(ctx, c, unix.IPPROTO_TCP, states, 0)
 		if err != nil {
-			return fmt.Errorf("watch accept queues: %w", err)
+			return false, err
 		}
-		listeners, embryonic := Waiting(list)
-		if len(listeners) == 0 && len(embryonic) == 0 {
-			return nil
+		if done(list) {
+			return true, nil
 		}
 		if time.Now().After(deadline) {
-			return &NotDrainedError{Listeners: listeners, Embryonic: embryonic}
+			return false, nil
 		}
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
+			return false, ctx.Err()
 		case <-time.After(drainPoll):
 		}
 	}
