@@ -3,7 +3,6 @@ package checkpoint
 import (
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -11,8 +10,12 @@ import (
 	"github.com/nsmigrate/nsmigrate/checkpoint/proc"
 )
 
-// stopTime bounds the wait for stopped processes. One that is in vfork(2) does not stop; CRIU waits for it.
-const stopTime = 200 * time.Millisecond
+// Bounds of the wait for stopped processes. On a busy host one may not get to its signal for a while. One that is in
+// vfork(2), or waits for a disk, does not stop; CRIU waits for it.
+const (
+	stopTime  = 10 * time.Second
+	sleepTime = 200 * time.Millisecond // for those in uninterruptible sleep
+)
 
 // stop stops every process of the trees. Should their criu die, its kernel-side hold on them ends at once; stopped,
 // they don't run into connections that are in repair mode, where every read fails. The images say that they are
@@ -23,13 +26,16 @@ func (ts trees) stop() error {
 			return fmt.Errorf("stop process %d: %w", t.facts.HostRoot, err)
 		}
 	}
-	for deadline := time.Now().Add(stopTime); time.Now().Before(deadline); {
-		if !slices.ContainsFunc(ts, (*tree).running) {
+	for begun := time.Now(); ; {
+		running, asleep := ts.running()
+		switch {
+		case running == 0 && (asleep == 0 || time.Since(begun) > sleepTime):
 			return nil
+		case time.Since(begun) > stopTime:
+			return fmt.Errorf("%d threads did not stop within %s", running, stopTime)
 		}
 		time.Sleep(50 * time.Microsecond) // nobody but the parent is told when a process stops
 	}
-	return nil
 }
 
 // wakeParent lets the parent of a tree's root run again if it stopped itself because its child did, as shells,
@@ -81,12 +87,24 @@ func (t *tree) stop() error {
 	}
 }
 
-// running reports whether a thread of a process that was told to stop still runs.
-func (t *tree) running() bool {
-	return slices.ContainsFunc(t.stopped, func(pid int) bool {
-		stopped, err := proc.Default.AllStopped(pid)
-		return err == nil && !stopped
-	})
+// running counts the threads that were told to stop and did not yet, and those of them that can't be woken up.
+func (ts trees) running() (running, asleep int) {
+	for _, t := range ts {
+		for _, pid := range t.stopped {
+			states, err := proc.Default.Running(pid)
+			if err != nil {
+				continue // it has ended
+			}
+			for _, state := range states {
+				if state == 'D' {
+					asleep++
+				} else {
+					running++
+				}
+			}
+		}
+	}
+	return running, asleep
 }
 
 // goOn lets the processes run again that stop stopped.

@@ -128,22 +128,25 @@ func (d Dir) State(pid int) (byte, error) {
 	return readState(pid, d.path(pid, "stat"))
 }
 
-// AllStopped reports whether every thread of a process is stopped or has ended.
-func (d Dir) AllStopped(pid int) (bool, error) {
+// Running lists the threads of a process that are neither stopped nor at their end, with their states.
+func (d Dir) Running(pid int) (states []byte, err error) {
 	tids, err := numbers(d.path(pid, "task"))
 	if err != nil {
-		return false, gone(pid, err)
+		return nil, gone(pid, err)
 	}
 	for _, tid := range tids {
 		state, err := readState(pid, d.path(pid, "task", strconv.Itoa(tid), "stat"))
 		if errors.Is(err, ErrGone) {
 			continue
 		}
-		if err != nil || !strings.ContainsRune("TtZX", rune(state)) {
-			return false, err
+		if err != nil {
+			return nil, err
+		}
+		if !strings.ContainsRune("TtZX", rune(state)) {
+			states = append(states, state)
 		}
 	}
-	return true, nil
+	return states, nil
 }
 
 func readState(pid int, path string) (byte, error) {

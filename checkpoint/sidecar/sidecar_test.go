@@ -354,7 +354,7 @@ func TestNotes(t *testing.T) {
 	}
 	want := []string{
 		fmt.Sprintf("socket options of process %d, descriptor %d and 1 more sockets: bad file descriptor", s.PID, gone.FD),
-		fmt.Sprintf("TCP_CONGESTION=nosuch of process %d, descriptor %d: no such file or directory", s.PID, fd),
+		fmt.Sprintf("TCP_CONGESTION=nosuch of process %d, descriptor %d: no such file or directory", s.PID, s.FD),
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("notes\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
