@@ -321,6 +321,7 @@ func (c *Conn) sayBye(timeout <-chan time.Time) {
 				half.CloseWrite() //nolint:errcheck // it is closed in a moment anyway
 			}
 		case in := <-c.arrived: // nobody wants it any more
+			in.wait()
 			c.release(in)
 		case <-c.readDone:
 			if written == nil {

@@ -160,7 +160,8 @@ func checkName(name string) error {
 
 // checkType accepts short words.
 func checkType(typ string) error {
-	if typ == "" || len(typ) > typeSize || strings.Trim(typ, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.") != "" {
+	const letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_."
+	if typ == "" || len(typ) > typeSize || strings.Trim(typ, letters) != "" {
 		return fmt.Errorf("%w: %.100q can't be the type of a message", ErrProtocol, typ)
 	}
 	return nil

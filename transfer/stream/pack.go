@@ -2,6 +2,7 @@ package stream
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"fmt"
 	"math"
 	"runtime"
@@ -40,6 +41,7 @@ type outFrame struct {
 	buf      []byte
 	spare    []byte // what zstd writes to
 	n        int    // bytes of data in buf
+	digest   [sha256.Size]byte
 	reuse    bool
 }
 
@@ -55,44 +57,55 @@ func (f *outFrame) room() []byte { return f.buf[headroom:] }
 
 func (f *outFrame) data() []byte { return f.buf[headroom : headroom+f.n] }
 
-// packer decides how data frames are packed, and does it.
+// packer digests data frames, decides how they are packed, and does it.
 type packer struct {
 	mode    Compression
 	encoder func() (*zstd.Encoder, error)
 	gauge   *gauge
+	workers chan struct{} // one for each that works: more of them than cores would measure each other
 }
 
 func newPacker(mode Compression) *packer {
-	return &packer{mode: mode, gauge: newGauge(runtime.GOMAXPROCS(0)), encoder: sync.OnceValues(func() (*zstd.Encoder, error) {
-		return zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderCRC(false),
-			zstd.WithSingleSegment(true), zstd.WithWindowSize(frameSize), zstd.WithLowerEncoderMem(true))
-	})}
+	workers := runtime.GOMAXPROCS(0)
+	return &packer{
+		mode: mode, gauge: newGauge(workers), workers: make(chan struct{}, workers),
+		encoder: sync.OnceValues(func() (*zstd.Encoder, error) {
+			return zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderCRC(false),
+				zstd.WithSingleSegment(true), zstd.WithWindowSize(frameSize), zstd.WithLowerEncoderMem(true),
+				zstd.WithEncoderConcurrency(workers))
+		}),
+	}
 }
 
-// pack makes f ready, at once or in the background.
+// pack makes f ready, in the background.
 func (p *packer) pack(f *outFrame) error {
-	f.unpacked = f.n
-	bitmap, used := pages(f.data())
-	if used == 0 || p.mode == None || p.mode == Auto && (f.n < pageSize || !p.gauge.try()) {
-		f.store(bitmap, used)
-		f.ready <- struct{}{}
-		return nil
-	}
-	encoder, err := p.encoder()
-	if err != nil {
-		return err
+	var encoder *zstd.Encoder
+	if p.mode != None {
+		var err error
+		if encoder, err = p.encoder(); err != nil {
+			return err
+		}
 	}
 	go func() {
-		start := time.Now()
-		f.spare = encoder.EncodeAll(f.data(), append(f.spare[:0], make([]byte, headerSize)...))
-		size := len(f.spare) - headerSize
-		p.gauge.packed(f.n, size, time.Since(start))
-		if float64(size) < worthwhile*float64(f.n) {
-			f.flags, f.wire = zipped, f.spare
-		} else {
-			f.store(bitmap, used)
+		p.workers <- struct{}{}
+		defer func() {
+			<-p.workers
+			f.ready <- struct{}{}
+		}()
+		f.unpacked = f.n
+		f.digest = sha256.Sum256(f.data())
+		bitmap, used := pages(f.data())
+		if used > 0 && (p.mode == Zstd || p.mode == Auto && f.n >= pageSize && p.gauge.try()) {
+			start := time.Now()
+			f.spare = encoder.EncodeAll(f.data(), append(f.spare[:0], make([]byte, headerSize)...))
+			size := len(f.spare) - headerSize
+			p.gauge.packed(f.n, size, time.Since(start))
+			if float64(size) < worthwhile*float64(f.n) {
+				f.flags, f.wire = zipped, f.spare
+				return
+			}
 		}
-		f.ready <- struct{}{}
+		f.store(bitmap, used)
 	}()
 	return nil
 }

@@ -12,6 +12,8 @@ import (
 	"hash/crc32"
 	"io"
 	"time"
+
+	"github.com/klauspost/compress/zstd"
 )
 
 // Message is what Receive returns: a message, or the beginning of an entry if Entry isn't nil.
@@ -35,13 +37,13 @@ type Entry struct {
 	Name string // a clean relative path, at most 1 KiB
 	Size int64  // -1 if the sender didn't know it
 
-	c     *Conn
-	ctx   context.Context
-	total int64
-	hash  hash.Hash
-	frame *inFrame // whose rest is read next
-	rest  []byte
-	err   error
+	c      *Conn
+	ctx    context.Context
+	total  int64
+	digest hash.Hash
+	frame  *inFrame // whose rest is read next
+	rest   []byte
+	err    error
 }
 
 // inFrame is a frame that arrived.
@@ -49,6 +51,7 @@ type inFrame struct {
 	header  header
 	payload []byte // as it came
 	data    []byte // of a data frame, unpacked
+	digest  [sha256.Size]byte
 	in, buf []byte // memory for the payload and for the data of data frames
 	ready   chan struct{}
 	err     error // why no other frame follows; or why this one's data is no good
@@ -83,7 +86,7 @@ func (c *Conn) receive(ctx context.Context) (*Message, error) {
 		name := string(f.payload[8:])
 		c.current = &Entry{
 			Name: name, Size: int64(binary.BigEndian.Uint64(f.payload)),
-			c: c, ctx: ctx, hash: sha256.New(),
+			c: c, ctx: ctx, digest: sha256.New(),
 		}
 		return &Message{Entry: c.current}, nil
 	}
@@ -111,14 +114,19 @@ func (c *Conn) next() (*inFrame, error) {
 			return nil, c.err
 		}
 	}
-	if f.ready != nil {
-		<-f.ready
-	}
+	f.wait()
 	if f.err != nil {
 		c.ended = f.err
 		return nil, f.err
 	}
 	return f, nil
+}
+
+// wait until the frame is unpacked.
+func (f *inFrame) wait() {
+	if f.ready != nil {
+		<-f.ready
+	}
 }
 
 // release gives a frame back to the reader.
@@ -142,12 +150,11 @@ func (e *Entry) Read(p []byte) (int, error) {
 		return 0, err
 	}
 	n := copy(p, e.rest)
-	e.hash.Write(p[:n])
 	e.rest = e.rest[n:]
 	return n, nil
 }
 
-// WriteTo writes the rest of the entry to w, and digests meanwhile. io.Copy uses it.
+// WriteTo writes the rest of the entry to w. io.Copy uses it.
 func (e *Entry) WriteTo(w io.Writer) (total int64, err error) {
 	for {
 		switch err := e.advance(); {
@@ -156,15 +163,9 @@ func (e *Entry) WriteTo(w io.Writer) (total int64, err error) {
 		case err != nil:
 			return total, err
 		}
-		digested := make(chan struct{})
-		go func() {
-			e.hash.Write(e.rest)
-			close(digested)
-		}()
 		n, err := w.Write(e.rest)
-		<-digested
 		total += int64(n)
-		e.rest = e.rest[len(e.rest):]
+		e.rest = e.rest[n:]
 		if err != nil {
 			return total, err
 		}
@@ -190,6 +191,7 @@ func (e *Entry) advance() error {
 	case err != nil:
 	case f.header.kind == kindData:
 		e.total += int64(len(f.data))
+		e.digest.Write(f.digest[:])
 		e.frame, e.rest = f, f.data
 		if e.Size < 0 || e.total <= e.Size {
 			e.c.rawReceived.Add(int64(len(f.data)))
@@ -220,7 +222,7 @@ func (e *Entry) check(end []byte) error {
 	switch {
 	case e.total != size, e.Size >= 0 && e.total != e.Size:
 		return fmt.Errorf("%w: %d bytes came of %d", ErrDamaged, e.total, size)
-	case !bytes.Equal(e.hash.Sum(nil), end[:sha256.Size]):
+	case !bytes.Equal(e.digest.Sum(nil), end[:sha256.Size]):
 		return fmt.Errorf("%w: its digest differs", ErrDamaged)
 	}
 	return io.EOF
@@ -384,39 +386,49 @@ func checkEntry(payload []byte) error {
 	return checkName(string(payload[8:]))
 }
 
-// readData reads a data frame and unpacks it, in the background if that takes time.
+// readData reads a data frame. It is unpacked and digested in the background.
 func (c *Conn) readData(f *inFrame) error {
 	f.in = atLeast(f.in, int(f.header.length))
 	f.payload = f.in[:f.header.length]
 	if err := c.readPayload(f); err != nil {
 		return err
 	}
-	if f.header.flags == plain {
-		f.data = f.payload
-		return nil
-	}
-	n := int(f.header.unpacked)
-	f.buf = atLeast(f.buf, n)
-	if f.header.flags == sparse {
+	var decoder *zstd.Decoder
+	if f.header.flags == zipped {
 		var err error
-		f.data, err = expand(f.buf[:0], f.payload, n)
-		return err
-	}
-	decoder, err := c.decoder()
-	if err != nil {
-		return err
+		if decoder, err = c.decoder(); err != nil {
+			return err
+		}
 	}
 	f.ready = make(chan struct{})
 	go func() {
 		defer close(f.ready)
-		f.data, f.err = decoder.DecodeAll(f.payload, f.buf[:0:n])
-		if f.err != nil {
-			f.err = fmt.Errorf("%w: unpack: %w", ErrDamaged, f.err)
-		} else if len(f.data) != n {
-			f.err = fmt.Errorf("%w: %d bytes were unpacked, not %d", ErrDamaged, len(f.data), n)
-		}
+		f.err = f.unpack(decoder)
+		f.digest = sha256.Sum256(f.data)
 	}()
 	return nil
+}
+
+// unpack makes data of the payload.
+func (f *inFrame) unpack(decoder *zstd.Decoder) (err error) {
+	n := int(f.header.unpacked)
+	switch f.header.flags {
+	case plain:
+		f.data = f.payload
+	case sparse:
+		f.buf = atLeast(f.buf, n)
+		f.data, err = expand(f.buf[:0], f.payload, n)
+	case zipped:
+		f.buf = atLeast(f.buf, n)
+		f.data, err = decoder.DecodeAll(f.payload, f.buf[:0:n])
+		if err != nil {
+			return fmt.Errorf("%w: unpack: %w", ErrDamaged, err)
+		}
+		if len(f.data) != n {
+			return fmt.Errorf("%w: %d bytes were unpacked, not %d", ErrDamaged, len(f.data), n)
+		}
+	}
+	return err
 }
 
 // atLeast returns b, or other memory if that is too small.

@@ -122,7 +122,7 @@ func (c *Conn) sendEntry(ctx context.Context, name string, size int64, r io.Read
 	if err := c.put(async(c.control(kindEntry, append(head, name...)))); err != nil {
 		return err
 	}
-	total, sum, err := c.sendData(r, size)
+	total, err := c.sendData(r, size)
 	if source, ok := errors.AsType[*sourceError](err); ok {
 		if err := c.put(c.control(kindCancel, nil)); err != nil {
 			return err
@@ -132,7 +132,8 @@ func (c *Conn) sendEntry(ctx context.Context, name string, size int64, r io.Read
 	if err != nil {
 		return err
 	}
-	return c.put(c.control(kindEnd, binary.BigEndian.AppendUint64(sum, uint64(total))))
+	// The digest is filled in when all the data before has been digested.
+	return c.put(c.control(kindEnd, binary.BigEndian.AppendUint64(make([]byte, sha256.Size), uint64(total))))
 }
 
 // async makes a frame one that nobody waits for.
@@ -154,19 +155,18 @@ type filling struct {
 	err   error
 }
 
-// sendData reads, digests and packs, each in a goroutine of its own; writeLoop is one more behind them.
-func (c *Conn) sendData(r io.Reader, size int64) (total int64, sum []byte, err error) {
+// sendData sends the data of an entry and returns its size.
+func (c *Conn) sendData(r io.Reader, size int64) (total int64, err error) {
 	filled := make(chan filling)
 	quit := make(chan struct{})
 	defer close(quit)
 	go c.fill(r, filled, quit)
-	h := sha256.New()
 	for {
 		var next filling
 		select {
 		case next = <-filled:
 		case <-c.mute:
-			return 0, nil, c.muteErr
+			return 0, c.muteErr
 		}
 		f, err := next.frame, next.err
 		total += int64(f.n)
@@ -176,23 +176,22 @@ func (c *Conn) sendData(r io.Reader, size int64) (total int64, sum []byte, err e
 			err = fmt.Errorf("it has not the %d bytes that were announced", size)
 		case f.n == 0:
 			c.free <- f
-			return total, h.Sum(nil), nil
+			return total, nil
 		default:
-			h.Write(f.data())
 			c.rawSent.Add(int64(f.n))
 			if packErr := c.packer.pack(f); packErr != nil {
-				return 0, nil, packErr
+				return 0, packErr
 			}
 			if putErr := c.put(f); putErr != nil {
-				return 0, nil, putErr
+				return 0, putErr
 			}
 			if err != nil {
-				return total, h.Sum(nil), nil
+				return total, nil
 			}
 			continue
 		}
 		c.free <- f
-		return 0, nil, &sourceError{err}
+		return 0, &sourceError{err}
 	}
 }
 
@@ -240,17 +239,27 @@ func readFull(r io.Reader, p []byte) (n int, err error) {
 func (c *Conn) writeLoop() {
 	timer := time.NewTimer(c.quiet)
 	defer timer.Stop()
+	digest := sha256.New()
 	for {
 		var f *outFrame
 		select {
 		case f = <-c.out:
 		case <-timer.C:
-			f = async(c.control(kindPing, nil))
+			f = c.ping()
 		case <-c.mute:
 			return
 		}
-		if f.ready != nil {
-			<-f.ready
+		switch f.kind {
+		case kindEntry:
+			digest.Reset()
+		case kindData:
+			if err := c.await(f, timer); err != nil {
+				c.silence(err)
+				return
+			}
+			digest.Write(f.digest[:])
+		case kindEnd:
+			digest.Sum(f.wire[:headerSize])
 		}
 		start := time.Now()
 		if err := c.writeFrame(f); err != nil {
@@ -270,6 +279,25 @@ func (c *Conn) writeLoop() {
 			return
 		}
 		timer.Reset(c.quiet)
+	}
+}
+
+func (c *Conn) ping() *outFrame { return async(c.control(kindPing, nil)) }
+
+// await waits until f is packed.
+func (c *Conn) await(f *outFrame, timer *time.Timer) error {
+	for {
+		select {
+		case <-f.ready:
+			return nil
+		case <-timer.C:
+			if err := c.writeFrame(c.ping()); err != nil {
+				return err
+			}
+			timer.Reset(c.quiet)
+		case <-c.mute:
+			return c.muteErr
+		}
 	}
 }
 

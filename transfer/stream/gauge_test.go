@@ -1,0 +1,76 @@
+package stream
+
+import (
+	"testing"
+	"time"
+)
+
+// zstd is used when it makes the stream faster, which depends on the link, the data and the cores.
+func TestGauge(t *testing.T) {
+	const mb = 1e6
+	for _, test := range []struct {
+		name       string
+		link       float64 // bytes a second
+		ratio      float64
+		zstd       float64 // bytes a second and core
+		cores      int
+		worthwhile bool
+	}{
+		{"megabits", 10 * mb, 0.3, 400 * mb, 1, true},
+		{"gigabit", 120 * mb, 0.3, 400 * mb, 1, true},
+		{"gigabit, slow core", 120 * mb, 0.3, 100 * mb, 1, false},
+		{"gigabit, noise", 120 * mb, 1, 900 * mb, 4, false},
+		{"ten gigabits, one core", 1200 * mb, 0.3, 400 * mb, 1, false},
+		{"ten gigabits, many cores", 1200 * mb, 0.3, 400 * mb, 16, true},
+		{"hardly smaller", 120 * mb, 0.95, 400 * mb, 4, false},
+		{"buffers that never fill", 1e15, 0.1, 400 * mb, 16, false},
+	} {
+		g := newGauge(test.cores)
+		g.packed(frameSize, int(test.ratio*frameSize), time.Duration(frameSize/test.zstd*float64(time.Second)))
+		for range windows {
+			g.written(windowBytes, time.Duration(windowBytes/test.link*float64(time.Second)))
+		}
+		if got := g.pays(); got != test.worthwhile {
+			t.Errorf("%s: %v, want %v", test.name, got, test.worthwhile)
+		}
+	}
+}
+
+// Without measurements zstd is tried; when it doesn't pay, it is tried again now and then.
+func TestGaugeProbes(t *testing.T) {
+	g := newGauge(2)
+	if !g.try() {
+		t.Error("the first frame did not go through zstd")
+	}
+	g.packed(frameSize, frameSize, time.Millisecond)
+	tries := 0
+	for range 10 * probeEvery {
+		if g.try() {
+			tries++
+		}
+	}
+	if tries != 10 {
+		t.Errorf("%d of %d frames of noise went through zstd", tries, 10*probeEvery)
+	}
+}
+
+// What the buffers of a slow link swallow at once, and one accident, don't hide what the link is like.
+func TestGaugeLink(t *testing.T) {
+	g := newGauge(2)
+	if got := g.link(); got != presumedRate {
+		t.Errorf("an unknown link has %v bytes a second", got)
+	}
+	for i := range windows {
+		took := time.Duration(0) // in a buffer
+		switch i {
+		case 2:
+			took = time.Hour
+		case 3, 5:
+			took = time.Second
+		}
+		g.written(windowBytes, took)
+	}
+	if got := g.link(); got != windowBytes {
+		t.Errorf("a link of %d bytes a second was taken for one of %v", windowBytes, got)
+	}
+}
