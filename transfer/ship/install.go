@@ -1,0 +1,280 @@
+package ship
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"path"
+	"slices"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+)
+
+// Change is something that is done to this host, as data for a journal. Its JSON has at most 1 MiB.
+type Change struct {
+	Op string `json:"op"`
+	// A directory for staging is made: Hidden in Dir.
+	Dir    name   `json:"dir,omitempty"`
+	Hidden string `json:"hidden"`
+	// Files come into their places.
+	Swaps []swap `json:"swaps,omitempty"`
+	// Directories that stay get other metadata.
+	Metas []metaChange `json:"metas,omitempty"`
+}
+
+// What [Change].Op can be.
+const (
+	opStage   = "stage"
+	opInstall = "install"
+)
+
+func (c Change) String() string {
+	switch c.Op {
+	case opStage:
+		return fmt.Sprintf("stage files in %s", path.Join(string(c.Dir), c.Hidden))
+	case opInstall:
+		return fmt.Sprintf("install %d files or directories", len(c.Swaps)+len(c.Metas))
+	}
+	return fmt.Sprintf("change of kind %q", c.Op)
+}
+
+// swap puts one thing into its place and keeps what was there.
+type swap struct {
+	Path   name      `json:"path"`
+	Number int       `json:"number"` // of the names in the hidden directory beside it
+	New    *identity `json:"new,omitempty"`
+	Old    *identity `json:"old,omitempty"`
+}
+
+func (s *swap) newName() string { return (&unit{number: s.Number}).newName() }
+func (s *swap) oldName() string { return (&unit{number: s.Number}).oldName() }
+
+type metaChange struct {
+	Path name `json:"path"`
+	New  Meta `json:"new"`
+	Old  Meta `json:"old"`
+}
+
+// nameOf is a path as a change has it.
+func nameOf(p string) name { return name(p) }
+
+// perRecord keeps a change below the size of a record: names and attributes are long at worst.
+const perRecord = 1 << 19
+
+// Install makes what is staged durable and puts it into its place. What it replaces is kept beside it. Where nothing is
+// different from before, nothing is done.
+func (d *Destination) Install(ctx context.Context) error {
+	if err := d.install(ctx); err != nil {
+		return fmt.Errorf("install files: %w", err)
+	}
+	return nil
+}
+
+func (d *Destination) install(ctx context.Context) error {
+	if err := d.sync(ctx); err != nil {
+		return err
+	}
+	units, err := d.toInstall()
+	if err != nil {
+		return err
+	}
+	swaps, err := swapsOf(units)
+	if err != nil {
+		return err
+	}
+	metas := d.metaChanges()
+	for _, c := range split(hiddenPrefix+d.opts.ID, swaps, metas) {
+		if err := d.opts.Record(c); err != nil {
+			return fmt.Errorf("record a change: %w", err)
+		}
+	}
+	for i := range swaps {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if err := d.swap(units[i], &swaps[i]); err != nil {
+			return fmt.Errorf("%s: %w", units[i].path, err)
+		}
+	}
+	for i := range metas {
+		d.step("changing " + string(metas[i].Path))
+		if err := d.root.applyAt(string(metas[i].Path)[1:], &metas[i].New); err != nil {
+			return fmt.Errorf("%s: %w", metas[i].Path, err)
+		}
+	}
+	return d.syncPlaces(ctx, units, metas)
+}
+
+// few is how many files are synced one by one: all of a file system takes longer if others write to it too.
+const few = 64
+
+// sync makes durable what was staged since it was done last.
+func (d *Destination) sync(ctx context.Context) error {
+	dirs := slices.Collect(maps.Keys(d.dirty))
+	if err := d.finishDirs(); err != nil {
+		return err
+	}
+	if len(dirs)+len(d.fresh) > few {
+		return d.syncAll()
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	for _, n := range append(dirs, slices.Collect(maps.Keys(d.fresh))...) {
+		g.Go(func() error {
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			at, rel := d.at(n)
+			return at.sync(rel)
+		})
+	}
+	clear(d.fresh)
+	return g.Wait()
+}
+
+// toInstall lists the units that make a difference, by path.
+func (d *Destination) toInstall() ([]*unit, error) {
+	var units []*unit
+	d.tree.each(func(n *node) {
+		if n.unit != nil && n.staged && n.unit.differs {
+			units = append(units, n.unit)
+		}
+	})
+	for _, u := range d.removals {
+		if u == nil { // goes with its directory
+			continue
+		}
+		if err := d.hide(u.hidden); err != nil {
+			return nil, err
+		}
+		units = append(units, u)
+	}
+	slices.SortFunc(units, func(a, b *unit) int { return cmp.Compare(a.path, b.path) })
+	return units, nil
+}
+
+func swapsOf(units []*unit) ([]swap, error) {
+	swaps := make([]swap, len(units))
+	for i, u := range units {
+		swaps[i] = swap{Path: name(u.path), Number: u.number, Old: u.old}
+		if u.node == nil {
+			continue
+		}
+		st, err := u.hidden.place.stat(u.newName())
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", u.path, err)
+		}
+		id := st.identity()
+		swaps[i].New = &id
+	}
+	return swaps, nil
+}
+
+// metaChanges lists the directories that stay and come to be as on the source, the lower ones first. What is done in
+// such a directory changes its time.
+func (d *Destination) metaChanges() []metaChange {
+	var list []metaChange
+	d.tree.each(func(n *node) {
+		if !n.mirrors() || !n.inPlace || n.same || n.old == nil {
+			return
+		}
+		h := d.hidden[n.path()]
+		if touched := h != nil && h.place != nil; touched || !n.entry.Meta.equal(&n.old.meta) {
+			list = append(list, metaChange{Path: name(n.path()), New: n.entry.Meta, Old: n.old.meta})
+		}
+	})
+	slices.Reverse(list)
+	return list
+}
+
+// split makes changes that fit a record each.
+func split(hidden string, swaps []swap, metas []metaChange) []Change {
+	var list []Change
+	c, size := Change{Op: opInstall, Hidden: hidden}, 0
+	add := func(n int) {
+		if size += n; size > perRecord {
+			list = append(list, c)
+			c, size = Change{Op: opInstall, Hidden: hidden}, n
+		}
+	}
+	for _, s := range swaps {
+		add(256 + 2*len(s.Path))
+		c.Swaps = append(c.Swaps, s)
+	}
+	for _, m := range metas {
+		add(256 + 2*len(m.Path) + m.New.bytes() + m.Old.bytes())
+		c.Metas = append(c.Metas, m)
+	}
+	if len(c.Swaps)+len(c.Metas) > 0 {
+		list = append(list, c)
+	}
+	return list
+}
+
+// bytes is about how long metadata is in JSON.
+func (m *Meta) bytes() int {
+	n := 100
+	for _, x := range m.Xattrs {
+		n += 50 + 2*len(x.Name) + 2*len(x.Value)
+	}
+	return n
+}
+
+// swap is the installation of one unit.
+func (d *Destination) swap(u *unit, s *swap) error {
+	dir, err := d.root.sub(path.Dir(u.path)[1:])
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	base := path.Base(u.path)
+	st, err := dir.stat(base)
+	switch {
+	case errors.Is(err, unix.ENOENT) && s.Old == nil:
+	case err != nil && !errors.Is(err, unix.ENOENT):
+		return err
+	case err != nil || s.Old == nil || !st.identity().is(*s.Old):
+		return errChanged
+	default:
+		d.step("moving away " + u.path)
+		if err := dir.rename(base, u.hidden.place, u.oldName()); err != nil {
+			return err
+		}
+	}
+	if s.New == nil {
+		return nil
+	}
+	d.step("moving in " + u.path)
+	return u.hidden.place.rename(u.newName(), dir, base)
+}
+
+// syncPlaces makes the renames durable.
+func (d *Destination) syncPlaces(ctx context.Context, units []*unit, metas []metaChange) error {
+	dirs := make(map[string]bool)
+	g, _ := errgroup.WithContext(ctx)
+	for _, u := range units {
+		if !dirs[u.hidden.dir] {
+			dirs[u.hidden.dir] = true
+			g.Go(func() error { return u.hidden.place.sync("") })
+		}
+	}
+	for _, m := range metas {
+		dirs[string(m.Path)] = true
+	}
+	for dir := range dirs {
+		g.Go(func() error { return d.root.sync(dir[1:]) })
+	}
+	return g.Wait()
+}
+
+// applyAt sets the metadata of a directory.
+func (p *place) applyAt(rel string, m *Meta) error {
+	h, err := p.handle(rel)
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	return h.apply(m, Directory)
+}
