@@ -414,7 +414,7 @@ func (o *Op) tolerates(errno unix.Errno) bool {
 		}
 		return errno == unix.EEXIST && (o.Kind == KindRoute || o.Kind == KindAddress || o.Kind == KindFDB)
 	case "prefer":
-		return errno == unix.EINVAL
+		return errno == unix.EINVAL || errno == unix.ENETDOWN
 	case "delete":
 		return errno == unix.ESRCH || errno == unix.ENOENT || errno == unix.EADDRNOTAVAIL
 	}

@@ -2,10 +2,10 @@ package netstate
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"slices"
 	"time"
 
@@ -38,8 +38,21 @@ type dump struct {
 	req  rawnl.Message
 	// optional dumps exist only if the kernel was built with the protocol.
 	optional bool
-	// among says that the dump is of interest only if the namespace has a link of this kind.
-	among string
+	// among says that the dump is of interest only if the namespace has a link of one of these kinds.
+	among []string
+	// sign is a file that is there if the kernel has the protocol: a family that it lacks is answered with the objects
+	// of all families, which may be a million.
+	sign string
+}
+
+// of reports whether a dump can have an answer in a namespace with these links.
+func (d *dump) of(links []link) bool {
+	if d.sign != "" {
+		if _, err := os.Stat(d.sign); err != nil {
+			return false
+		}
+	}
+	return d.among == nil || slices.ContainsFunc(links, func(l link) bool { return slices.Contains(d.among, l.kind) })
 }
 
 // dumps lists the requests for rtnetlink's kinds.
@@ -54,32 +67,41 @@ func dumps() []dump {
 	proxies := get(unix.RTM_GETNEIGH, sizeofNdMsg, unix.AF_UNSPEC)
 	proxies.Data[10] = unix.NTF_PROXY
 	vlans := get(unix.RTM_GETLINK, unix.SizeofIfInfomsg, unix.AF_BRIDGE)
-	vlans.Data = rawnl.AppendAttrs(vlans.Data, []rawnl.Attr{u32Attr(unix.IFLA_EXT_MASK, rtextFilterBRVlan)})
+	vlans.Data = rawnl.AppendAttrs(vlans.Data, []rawnl.Attr{u32Attr(unix.IFLA_EXT_MASK, rtextFilterBRVlan|rtextFilterMRP|rtextFilterCFM|rtextFilterMST)})
 	globals := get(rtmGetVLAN, sizeofTableMsg, unix.AF_BRIDGE)
 	globals.Data = rawnl.AppendAttrs(globals.Data, []rawnl.Attr{u32Attr(vlandbDumpFlags, vlandbDumpGlobal)})
+	bridges := []string{"bridge"}
 	return []dump{
 		{kind: KindLink, req: links},
-		{kind: KindAddress, req: get(unix.RTM_GETADDR, unix.SizeofIfAddrmsg, unix.AF_INET)},
-		{kind: KindAddress, req: get(unix.RTM_GETADDR, unix.SizeofIfAddrmsg, unix.AF_INET6), optional: true},
+		{kind: KindAddress, req: get(unix.RTM_GETADDR, unix.SizeofIfAddrmsg, unix.AF_UNSPEC)},
 		{kind: KindNexthop, req: get(unix.RTM_GETNEXTHOP, sizeofNhMsg, unix.AF_UNSPEC)},
 		{kind: KindRoute, req: get(unix.RTM_GETROUTE, unix.SizeofRtMsg, unix.AF_INET)},
 		{kind: KindRoute, req: get(unix.RTM_GETROUTE, unix.SizeofRtMsg, unix.AF_INET6), optional: true},
+		{kind: KindRoute, req: get(unix.RTM_GETROUTE, unix.SizeofRtMsg, unix.AF_MPLS), sign: sysctlRoot + "/mpls"},
 		{kind: KindRule, req: get(unix.RTM_GETRULE, sizeofRuleHdr, unix.AF_INET)},
 		{kind: KindRule, req: get(unix.RTM_GETRULE, sizeofRuleHdr, unix.AF_INET6), optional: true},
+		{kind: KindRule, req: get(unix.RTM_GETRULE, sizeofRuleHdr, rtnlFamilyIPMR), optional: true},
+		{kind: KindRule, req: get(unix.RTM_GETRULE, sizeofRuleHdr, rtnlFamilyIP6MR), optional: true},
 		{kind: KindNeigh, req: get(unix.RTM_GETNEIGH, sizeofNdMsg, unix.AF_UNSPEC)},
 		{kind: KindNeigh, req: proxies},
-		{kind: KindBridgeVLAN, req: vlans, among: "bridge"},
-		{kind: KindVLANOption, req: get(rtmGetVLAN, sizeofTableMsg, unix.AF_BRIDGE), among: "bridge", optional: true},
-		{kind: KindVLANOption, req: globals, among: "bridge", optional: true},
-		{kind: KindVNI, req: get(rtmGetTunnel, sizeofTableMsg, unix.AF_BRIDGE), among: "vxlan", optional: true},
+		{kind: KindBridgeVLAN, req: vlans, among: bridges},
+		{kind: KindVLANOption, req: get(rtmGetVLAN, sizeofTableMsg, unix.AF_BRIDGE), among: bridges, optional: true},
+		{kind: KindVLANOption, req: globals, among: bridges, optional: true},
+		{kind: KindVNI, req: get(rtmGetTunnel, sizeofTableMsg, unix.AF_BRIDGE), among: []string{"vxlan"}, optional: true},
 		{kind: KindFDB, req: get(unix.RTM_GETNEIGH, sizeofNdMsg, unix.AF_BRIDGE)},
-		{kind: KindMDB, req: get(unix.RTM_GETMDB, sizeofBridgePortMsg, unix.AF_BRIDGE), among: "bridge", optional: true},
+		{kind: KindMDB, req: get(unix.RTM_GETMDB, sizeofBridgePortMsg, unix.AF_BRIDGE), among: []string{"bridge", "vxlan"}, optional: true},
 		{kind: KindAddrLabel, req: get(unix.RTM_GETADDRLABEL, sizeofAddrLabel, unix.AF_INET6), optional: true},
 	}
 }
 
 // take runs one dump and keeps of its answer what has a meaning beyond the moment.
 func take(ctx context.Context, nl *rawnl.Conn, d dump) ([]rawnl.Message, error) {
+	msgs, err := fetch(ctx, nl, d)
+	return d.tidy(msgs), err
+}
+
+// fetch runs one dump.
+func fetch(ctx context.Context, nl *rawnl.Conn, d dump) ([]rawnl.Message, error) {
 	msgs, err := nl.Dump(ctx, d.req)
 	if d.optional && (errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EAFNOSUPPORT)) {
 		return nil, nil
@@ -87,6 +109,11 @@ func take(ctx context.Context, nl *rawnl.Conn, d dump) ([]rawnl.Message, error) 
 	if err != nil {
 		return nil, fmt.Errorf("dump %ss: %w", d.kind, err)
 	}
+	return msgs, nil
+}
+
+// tidy keeps of a dump's answer what has a meaning beyond the moment.
+func (d *dump) tidy(msgs []rawnl.Message) []rawnl.Message {
 	switch d.kind {
 	case KindLink:
 		for i := range msgs {
@@ -94,6 +121,12 @@ func take(ctx context.Context, nl *rawnl.Conn, d dump) ([]rawnl.Message, error) 
 				msgs[i] = tidyLink(msgs[i])
 			}
 		}
+	case KindAddress:
+		msgs = slices.DeleteFunc(msgs, func(m rawnl.Message) bool { return len(m.Data) == 0 || !slices.Contains(familiesOf(d.kind), m.Data[0]) })
+	case KindRule: // those of multicast routing that every namespace has, where the kernel has more than one table
+		msgs = slices.DeleteFunc(msgs, func(m rawnl.Message) bool {
+			return len(m.Data) == 0 || m.Data[0] >= rtnlFamilyIPMR && implicit(d.kind, m)
+		})
 	case KindRoute: // a kernel without strict checking for a family answers with all of them
 		msgs = slices.DeleteFunc(msgs, func(m rawnl.Message) bool { return len(m.Data) == 0 || m.Data[0] != d.req.Data[0] })
 	case KindNeigh:
@@ -108,15 +141,15 @@ func take(ctx context.Context, nl *rawnl.Conn, d dump) ([]rawnl.Message, error) 
 		for _, m := range msgs {
 			entries = append(entries, splitMDB(m)...)
 		}
-		return entries, nil
+		return entries
 	case KindBridgeVLAN:
-		return keep(msgs, tidyVLANs), nil
+		return keep(msgs, tidyVLANs)
 	case KindVLANOption:
-		return keep(msgs, tidyVLANOptions), nil
+		return keep(msgs, tidyVLANOptions)
 	case KindVNI:
-		return keep(msgs, tidyVNIs), nil
+		return keep(msgs, tidyVNIs)
 	}
-	return msgs, nil
+	return msgs
 }
 
 // keep applies a function to messages and returns those for which it is true.
@@ -151,22 +184,31 @@ func capture(ctx context.Context, n *ns.NS, opts CaptureOptions) (*State, error)
 	s := &State{Kernel: kernelRelease(), Messages: map[Kind][]rawnl.Message{}}
 	var links []link
 	for _, d := range dumps() {
-		if d.among != "" && !slices.ContainsFunc(links, func(l link) bool { return l.kind == d.among }) {
+		if !d.of(links) {
 			continue
 		}
-		msgs, err := take(ctx, nl, d)
+		msgs, err := fetch(ctx, nl, d)
 		if err != nil {
 			return nil, fmt.Errorf("capture: %w", err)
 		}
-		if len(msgs) > 0 {
+		msgs, losses := sift(d.kind, msgs, links)
+		s.losses = append(s.losses, losses...)
+		if msgs = d.tidy(msgs); len(msgs) > 0 {
 			s.Messages[d.kind] = append(s.Messages[d.kind], msgs...)
 		}
 		if d.kind == KindLink {
 			if links, err = s.links(); err != nil {
 				return nil, fmt.Errorf("capture: %w", err)
 			}
+			tidyPorts(s.Messages[KindLink], links)
 		}
 	}
+	groups, losses, err := multicastAddresses(n, links)
+	if err != nil {
+		return nil, fmt.Errorf("capture: %w", err)
+	}
+	s.Messages[KindFDB] = append(s.Messages[KindFDB], groups...)
+	s.losses = append(s.losses, losses...)
 	for i := range links {
 		if loss, lost := checkLink(&links[i]); lost {
 			s.losses = append(s.losses, loss)
@@ -306,6 +348,10 @@ func familiesOf(k Kind) []byte {
 		return []byte{unix.AF_INET6}
 	case KindNexthop:
 		return []byte{unix.AF_UNSPEC, unix.AF_INET, unix.AF_INET6}
+	case KindRoute:
+		return []byte{unix.AF_INET, unix.AF_INET6, unix.AF_MPLS}
+	case KindRule:
+		return []byte{unix.AF_INET, unix.AF_INET6, rtnlFamilyIPMR, rtnlFamilyIP6MR}
 	}
 	return []byte{unix.AF_INET, unix.AF_INET6}
 }
@@ -324,10 +370,9 @@ func validateEncap(attrs []rawnl.Attr) error {
 				}
 			}
 		}
-		if (a.Kind() == unix.RTA_ENCAP_TYPE || a.Kind() == unix.NHA_ENCAP_TYPE) && len(a.Data) == 2 &&
-			binary.NativeEndian.Uint16(a.Data) == unix.LWTUNNEL_ENCAP_BPF {
-			return errors.New("BPF encapsulation")
-		}
+	}
+	if programmed(attrs) {
+		return errors.New("encapsulation by a BPF program")
 	}
 	return nil
 }

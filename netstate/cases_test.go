@@ -70,6 +70,15 @@ func cases() []netCase {
 			ip link add br7 address 02:77:00:00:00:01 mtu 1300 type bridge stp_state 1
 			ip link add p1 type veth peer name q1; ip link set p1 master br7
 			ip link set br7 mtu 1280 up; ip link set p1 up; ip link set q1 up`},
+		{"settings of links that are easily forgotten", `
+			ip link add br7 type bridge; ip link add p1 type veth peer name q1; ip link set p1 master br7 up
+			for d in q1 p1 br7; do ip link set $d addrgenmode none; ip link set $d up; done
+			until bridge link show dev p1 | grep -q forwarding; do sleep 0.02; done; bridge link set dev p1 state 0
+			ip link set q1 mode dormant state up broadcast 02:ff:ff:ff:ff:ff
+			ip link add mv link q1 type macvlan; ip link set mv protodown on; ip link set mv protodown_reason 3 on
+			ip maddr add 01:00:5e:00:00:77 dev q1; ip addr add 239.1.1.1/32 dev q1 autojoin`},
+		{"rules of multicast routing", `
+			ip mrule add iif lo lookup 7 pref 5; ip -6 mrule add iif lo lookup 8 pref 6`},
 		{"macvlan on a parent outside", `
 			host ip link add par type veth peer name parpeer
 			host ip link set par up; host ip link set parpeer up

@@ -150,7 +150,7 @@ func (p *planner) connect() []Batch {
 	if asleep || len(p.ups) > 0 && len(nexthops) > 0 {
 		batches = append(batches, Batch{Name: "routes", Settle: KindRoute, Ops: p.routes()})
 	}
-	return append(batches, Batch{Name: "neighbours", Ops: p.neighbours()}, p.linkMTUs())
+	return append(batches, Batch{Name: "neighbours", Ops: p.neighbours()}, p.lateSysctls(), Batch{Name: "states of links", Ops: p.states()})
 }
 
 // Disconnect cuts the namespace n from its host: the host's side of each uplink goes down, which takes the

@@ -39,6 +39,7 @@ const (
 	formAddr // an IP or link-layer address, by length
 	formDev  // an interface index
 	formNest
+	formLabels // a stack of MPLS labels
 )
 
 // field describes one attribute. Attributes that no table names are shown by number, so that two different
@@ -79,6 +80,8 @@ func (f *field) value(b []byte, names linkNames) any {
 		if len(b) == 4 {
 			return names.of(int32(rawnl.Uint32(b)))
 		}
+	case formLabels:
+		return labelText(b)
 	case formNest:
 		if attrs, err := rawnl.ParseAttrs(b); err == nil {
 			return items(attrs, f.inner, names)
@@ -114,6 +117,15 @@ func addrText(b []byte) string {
 		return net.HardwareAddr(b).String()
 	}
 	return hex.EncodeToString(b)
+}
+
+// labelText renders a stack of MPLS labels, which are in the upper 20 bits of 4 bytes each.
+func labelText(b []byte) string {
+	var labels []string
+	for ; len(b) >= 4; b = b[4:] {
+		labels = append(labels, fmt.Sprint(binary.BigEndian.Uint32(b)>>12))
+	}
+	return strings.Join(labels, "/")
 }
 
 // lineOf renders items as ip(8) does: words and values on one line.
@@ -300,6 +312,10 @@ func familyText(f byte) string {
 		return "bridge"
 	case unix.AF_MPLS:
 		return "mpls"
+	case rtnlFamilyIPMR:
+		return "ipmr"
+	case rtnlFamilyIP6MR:
+		return "ip6mr"
 	case unix.AF_UNSPEC:
 		return ""
 	}
@@ -390,6 +406,9 @@ func decodeRoute(m rawnl.Message, names linkNames) []item {
 	dst := prefixText(r.attrs, unix.RTA_DST, r.hdr[1])
 	if dst == "" {
 		dst = "default"
+	}
+	if b, ok := rawnl.Find(r.attrs, unix.RTA_DST); ok && r.family() == unix.AF_MPLS {
+		dst = labelText(b)
 	}
 	list = append(list, item{"dst", "", dst})
 	if src := prefixText(r.attrs, unix.RTA_SRC, r.hdr[2]); src != "" {

@@ -207,6 +207,7 @@ func implicit(k Kind, m rawnl.Message) bool {
 		return slices.Contains([]string{
 			"0: from all proto 2 lookup local", "32766: from all proto 2 lookup main", "32767: from all proto 2 lookup default",
 			"0: inet6 from all proto 2 lookup local", "32766: inet6 from all proto 2 lookup main",
+			"32767: ipmr from all proto 2 lookup default", "32767: ip6mr from all proto 2 lookup main",
 		}, describe(k, m, nil))
 	case KindAddrLabel:
 		return slices.Contains([]string{

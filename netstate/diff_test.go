@@ -14,11 +14,16 @@ func changes(t *testing.T, n *ns.NS, script string) []string {
 	t.Helper()
 	before := capture(t, n, nil)
 	sh(t, n, script)
-	var lines []string
-	for _, c := range netstate.Diff(before, capture(t, n, nil)) {
-		lines = append(lines, c.String())
+	return lines(netstate.Diff(before, capture(t, n, nil)))
+}
+
+// lines renders the changes of a difference.
+func lines(changes []netstate.Change) []string {
+	var list []string
+	for _, c := range changes {
+		list = append(list, c.String())
 	}
-	return lines
+	return list
 }
 
 // checkLines compares lines with the words that each must begin with.

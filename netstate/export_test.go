@@ -17,6 +17,17 @@ func FallbackKinds() map[string]string { return fallbackKinds }
 // Kinds returns the kinds of objects.
 func Kinds() []Kind { return kinds() }
 
+// Sift names what of a dump's answer can't be made again, on links of the given kinds by index, and says how much is
+// left.
+func Sift(k Kind, msgs []rawnl.Message, kinds map[int32]string) (left int, losses []Loss) {
+	var links []link
+	for index, kind := range kinds {
+		links = append(links, link{index: index, kind: kind, name: kind + "0"})
+	}
+	msgs, losses = sift(k, msgs, links)
+	return len(msgs), losses
+}
+
 // CheckLink returns why a link can't be carried; false if it can be.
 func CheckLink(m rawnl.Message) (Loss, bool) {
 	l, err := parseLink(m)

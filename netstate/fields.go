@@ -15,6 +15,7 @@ func routeFields() []field {
 		{unix.RTA_ENCAP_TYPE, "encap-type", formNumber, nil},
 		{unix.RTA_ENCAP, "encap", formHex, nil},
 		{unix.RTA_VIA, "via-family", formHex, nil},
+		{unix.RTA_NEWDST, "as", formLabels, nil},
 		{unix.RTA_TTL_PROPAGATE, "ttl-propagate", formNumber, nil},
 		{rtaNHID, "nhid", formNumber, nil},
 		{unix.RTA_METRICS, "metrics", formNest, []field{
@@ -123,6 +124,9 @@ func linkFields(kind, slave string) []field {
 		{iflaGSOIPv4MaxSize, "gso_ipv4_max_size", formNumber, nil},
 		{iflaGROIPv4MaxSize, "gro_ipv4_max_size", formNumber, nil},
 		{unix.IFLA_PROTO_DOWN, "protodown", formNumber, nil},
+		{iflaProtoDownReason, "protodown_reason", formNest, []field{{protoDownReasonValue, "value", formNumber, nil}}},
+		{unix.IFLA_OPERSTATE, "operstate", formNumber, nil},
+		{unix.IFLA_CARRIER, "carrier", formNumber, nil},
 		{unix.IFLA_PROP_LIST, "altnames", formNest, []field{{unix.IFLA_ALT_IFNAME, "altname", formString, nil}}},
 		{unix.IFLA_LINKINFO, "linkinfo", formNest, []field{
 			{unix.IFLA_INFO_KIND, "kind", formString, nil},
@@ -175,6 +179,7 @@ func slaveFields(kind string) []field {
 		return nil
 	}
 	return []field{
+		{unix.IFLA_BRPORT_STATE, "state", formNumber, nil},
 		{unix.IFLA_BRPORT_PRIORITY, "priority", formNumber, nil},
 		{unix.IFLA_BRPORT_COST, "cost", formNumber, nil},
 		{unix.IFLA_BRPORT_MODE, "hairpin", formNumber, nil},

@@ -258,7 +258,8 @@ func kindCases() []kindCase {
 			ip nexthop add id 7 encap mpls 400 via 10.4.0.9 dev low; ip nexthop add id 8 group 7; ip route add 198.51.100.0/24 nhid 8`, ""},
 		{"mpls routes", "/proc/sys/net/mpls", pair + mpls + `
 			ip -f mpls route add 100 as 200/201 via inet 10.4.0.9 dev low; ip -f mpls route add 101 via inet6 fd04::9 dev low
-			ip -f mpls route add 102 dev lo; ip -f mpls route add 103 nexthop as 300 via inet 10.4.0.9 dev low nexthop as 301 via inet 10.4.0.8 dev low`, "route MPLS"},
+			ip -f mpls route add 102 dev lo; ip -f mpls route add 103 nexthop as 300 via inet 10.4.0.9 dev low nexthop as 301 via inet 10.4.0.8 dev low
+			ip -f mpls route add 104 as 400 ttl-propagate enabled via inet 10.4.0.9 dev low proto static`, ""},
 		{"seg6", "/proc/sys/net/ipv6/seg6_flowlabel", pair + `
 			ip -6 route add 2001:db8:1::/48 encap seg6 mode encap segs fc00::1,fc00::2 dev low
 			ip -6 route add 2001:db8:2::/48 encap seg6 mode inline segs fc00::1 dev low
@@ -276,15 +277,14 @@ func kindCases() []kindCase {
 			ip route add 192.0.2.0/24 nhid 2; ip route add 198.51.100.0/24 nhid 1 metric 5; ip -6 route add 2001:db8::/32 nhid 3`, ""},
 		{"promiscuous and multicast flags", "dummy", `
 			ip link add d0 type dummy; ip link set d0 promisc on; ip link set d0 allmulticast on arp off multicast off; ip link set d0 up`, ""},
-		{"multicast addresses", "bridge", `
-			ip link add e0 type veth peer name e1; ip link set e0 up; ip maddr add 01:00:5e:00:00:77 dev e0`, "multicast address 01:00:5e:00:00:77 dev e0"},
+		{"a dummy without a carrier", "dummy", `ip link add d0 type dummy; ip link set d0 up; ip link set d0 carrier off; ip addr add 10.3.0.1/24 dev d0`, ""},
 	}
 }
 
 // kindCommands print what only such links have, for the second oracle.
 func kindCommands() []string {
 	return append(toolCommands(), "bridge -d -j vlan show || true"+anyOrder, "bridge -j vlan tunnelshow || true", "bridge -d -j vlan global show || true",
-		"bridge -d -j vni show || true", "ip -f mpls -d -j route || true", "ip -d xfrm state || true", "ip -d xfrm policy || true", "ip maddr show | grep static || true",
+		"bridge -d -j vni show || true", "ip -f mpls -d -j route || true", "ip -d xfrm state || true", "ip -d xfrm policy || true",
 		`for f in /proc/net/vlan/*; do echo "$f"; grep -siv total "$f" || true; done`, "grep -hsv Count /proc/net/bonding/* || true")
 }
 

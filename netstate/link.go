@@ -220,6 +220,18 @@ func (l *link) rule() linkKind {
 // pair reports whether a link is one of two ends that are made and removed together.
 func (l *link) pair() bool { return linkKinds[l.kind].how == replayPair }
 
+// dormant reports whether a user set the operational state of a link (802.1X does so).
+func (l *link) dormant() bool {
+	mode, state := l.attr(unix.IFLA_LINKMODE), l.attr(unix.IFLA_OPERSTATE)
+	return len(mode) == 1 && mode[0] == linkModeDormant && string(state) == operUp && l.flags&iffUp != 0
+}
+
+// unplugged reports whether a user took the carrier from a link whose carrier nothing else takes.
+func (l *link) unplugged() bool {
+	carrier, ok := rawnl.Find(l.attrs, unix.IFLA_CARRIER)
+	return l.kind == "dummy" && ok && allZero(carrier)
+}
+
 // addressed reports whether a link is made with a link-layer address of its own.
 func (l *link) addressed() bool {
 	return !l.rule().noMAC && (l.kind != "netkit" || !allZero(l.mac())) // one that routes packets has none

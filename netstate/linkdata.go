@@ -133,6 +133,35 @@ func portData(l *link) []rawnl.Attr {
 	return nil
 }
 
+// tidyPorts removes the state from the dumped ports of bridges, except where a user set it: that can only be disabled,
+// without spanning tree, and while the port has a carrier (br_set_port_state of net/bridge/br_stp_if.c).
+func tidyPorts(msgs []rawnl.Message, links []link) {
+	plain := map[int32]bool{} // bridges without spanning tree that are up
+	for i := range links {
+		stp, ok := rawnl.Find(links[i].data, unix.IFLA_BR_STP_STATE)
+		plain[links[i].index] = links[i].kind == "bridge" && ok && allZero(stp) && links[i].flags&iffUp != 0
+	}
+	for i := range links {
+		l := &links[i]
+		state, ok := rawnl.Find(l.port, unix.IFLA_BRPORT_STATE)
+		if !ok || l.slave != "bridge" || allZero(state) && plain[l.master] && l.flags&iffUp != 0 && string(l.attr(unix.IFLA_OPERSTATE)) == operUp {
+			continue
+		}
+		attrs := rawnl.Rewrite(msgs[i].Data[unix.SizeofIfInfomsg:], func(a rawnl.Attr) (rawnl.Attr, bool) {
+			if a.Kind() == unix.IFLA_LINKINFO {
+				a.Data = rawnl.Rewrite(a.Data, func(info rawnl.Attr) (rawnl.Attr, bool) {
+					if info.Kind() == unix.IFLA_INFO_SLAVE_DATA {
+						info.Data = rawnl.Rewrite(info.Data, func(p rawnl.Attr) (rawnl.Attr, bool) { return p, p.Kind() != unix.IFLA_BRPORT_STATE })
+					}
+					return info, true
+				})
+			}
+			return a, true
+		})
+		msgs[i].Data = append(slices.Clone(msgs[i].Data[:unix.SizeofIfInfomsg]), attrs...)
+	}
+}
+
 // bridgePortState lists the attributes of a bridge port that report and don't set. The port's state is
 // among them: it follows from spanning tree and carrier.
 func bridgePortState() []uint16 {
@@ -175,7 +204,17 @@ func normalizeLink(m rawnl.Message) rawnl.Message {
 		attrs = append(attrs, nest(unix.IFLA_LINKINFO, strAttr(unix.IFLA_INFO_KIND, l.kind), nest(unix.IFLA_INFO_DATA, data...)))
 	}
 	if l.slave != "" {
-		attrs = append(attrs, nest(unix.IFLA_LINKINFO, strAttr(unix.IFLA_INFO_SLAVE_KIND, l.slave), nest(unix.IFLA_INFO_SLAVE_DATA, portData(&l)...)))
+		port := portData(&l)
+		if l.slave == "bridge" {
+			port = append(port, only(l.port, unix.IFLA_BRPORT_STATE)...)
+		}
+		attrs = append(attrs, nest(unix.IFLA_LINKINFO, strAttr(unix.IFLA_INFO_SLAVE_KIND, l.slave), nest(unix.IFLA_INFO_SLAVE_DATA, port...)))
+	}
+	if l.dormant() {
+		attrs = append(attrs, only(l.attrs, unix.IFLA_OPERSTATE)...)
+	}
+	if l.unplugged() {
+		attrs = append(attrs, only(l.attrs, unix.IFLA_CARRIER)...)
 	}
 	if mode, ok := l.ipv6(); ok {
 		attrs = append(attrs, genMode(&l, mode))

@@ -2,6 +2,7 @@ package netstate
 
 import (
 	"context"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -27,11 +28,7 @@ func findLosses(ctx context.Context, n *ns.NS, nl *rawnl.Conn, links []link) ([]
 	if err != nil {
 		return nil, err
 	}
-	groups, err := multicastLosses(n)
-	if err != nil {
-		return nil, err
-	}
-	return slices.Concat(routes, bpf, groups), nil
+	return slices.Concat(routes, bpf), nil
 }
 
 // routeLosses finds routes of families that are not carried.
@@ -40,11 +37,14 @@ func routeLosses(ctx context.Context, n *ns.NS, nl *rawnl.Conn) ([]Loss, error) 
 		family byte
 		object string
 		sign   string // is there if the kernel knows the family
+		reason string
 	}
+	const daemon = "they belong to the open socket of a routing daemon, and the kernel removes them with it"
 	families := []family{
-		{unix.AF_MPLS, "MPLS routes", "/proc/sys/net/mpls"},
-		{rtnlFamilyIPMR, "IPv4 multicast routes", "/proc/thread-self/net/ip_mr_cache"},
-		{rtnlFamilyIP6MR, "IPv6 multicast routes", "/proc/thread-self/net/ip6_mr_cache"},
+		{rtnlFamilyIPMR, "IPv4 multicast routes", "/proc/thread-self/net/ip_mr_cache", daemon},
+		{rtnlFamilyIP6MR, "IPv6 multicast routes", "/proc/thread-self/net/ip6_mr_cache", daemon},
+		{unix.AF_CAN, "CAN gateway jobs", "/sys/module/can_gw", "they are not carried"},
+		{unix.AF_PHONET, "Phonet routes", "/proc/thread-self/net/phonet", "they are not carried"},
 	}
 	// A family that the kernel lacks is answered with the routes of all families, which may be a million.
 	err := n.Do(func() error {
@@ -70,7 +70,7 @@ func routeLosses(ctx context.Context, n *ns.NS, nl *rawnl.Conn) ([]Loss, error) 
 		}
 		count := len(slices.DeleteFunc(msgs, func(m rawnl.Message) bool { return len(m.Data) == 0 || m.Data[0] != f.family }))
 		if count > 0 {
-			losses = append(losses, Loss{Kind: "route", Object: f.object, Reason: fmt.Sprintf("%d of them, which are not carried yet", count)})
+			losses = append(losses, Loss{Kind: "route", Object: f.object, Reason: fmt.Sprintf("%d of them: %s", count, f.reason)})
 		}
 	}
 	return losses, nil
@@ -86,26 +86,129 @@ func absent(err error) bool {
 	return false
 }
 
-// multicastLosses finds link-layer addresses that somebody made a device listen to (ip maddr add). In the
-// kernel's dumps they look like those that follow from the memberships of sockets.
-func multicastLosses(n *ns.NS) ([]Loss, error) {
+// sift removes from a dump's answer what can't be made again, and names that and what will not be quite the same.
+func sift(k Kind, msgs []rawnl.Message, links []link) ([]rawnl.Message, []Loss) {
 	var losses []Loss
-	err := n.Do(func() error {
-		text, err := os.ReadFile("/proc/thread-self/net/dev_mcast")
-		if errors.Is(err, os.ErrNotExist) {
-			return nil
+	names, kinds := linkNames{}, map[int32]string{}
+	for i := range links {
+		names[links[i].index], kinds[links[i].index] = links[i].name, links[i].kind
+	}
+	msgs = slices.DeleteFunc(msgs, func(m rawnl.Message) bool {
+		loss, gone := lost(k, m, names, kinds)
+		if loss.Reason != "" {
+			losses = append(losses, loss)
 		}
-		for line := range strings.Lines(string(text)) {
-			// Index, name, users, users who added it globally, address.
-			if f := strings.Fields(line); len(f) == 5 && f[3] != "0" {
-				mac, _ := hex.DecodeString(f[4])
-				losses = append(losses, Loss{
-					Kind: "multicast", Object: fmt.Sprintf("address %s dev %s", net.HardwareAddr(mac), f[1]),
-					Reason: "addresses added with ip maddr are not carried", Remedy: "add it again after the move",
-				})
+		return gone
+	})
+	return msgs, losses
+}
+
+// lost returns what of a dumped object does not come back, or the empty Loss; gone says that nothing of it does.
+func lost(k Kind, m rawnl.Message, names linkNames, kinds map[int32]string) (loss Loss, gone bool) {
+	switch k {
+	case KindAddress:
+		a, err := parseAddress(m)
+		switch {
+		case err != nil:
+		case a.family == unix.AF_INET6 && a.flags&unix.IFA_F_TEMPORARY != 0:
+			return Loss{
+				Kind: "address", Object: describe(k, m, names),
+				Reason: "it comes back with its lifetimes, but not as a temporary address: only the kernel makes those",
+				Remedy: "the kernel makes another one when the next router advertisement comes",
+			}, false
+		case !slices.Contains(familiesOf(k), a.family):
+			return Loss{Kind: "address", Object: fmt.Sprintf("of family %d dev %s", a.family, names.of(a.index)), Reason: "the family is not carried"}, true
+		}
+	case KindRoute:
+		if programmedRoute(m) {
+			return programLoss(k, m, names), true
+		}
+	case KindNexthop:
+		if _, attrs, err := split(m, sizeofNhMsg); err == nil && programmed(attrs) {
+			return programLoss(k, m, names), true
+		}
+	case KindBridgeVLAN:
+		return bridgeLoss(m), false
+	case KindMDB:
+		if len(m.Data) >= sizeofBridgePortMsg && rawnl.Get(rawnl.Get(m.Data[sizeofBridgePortMsg:], mdbaMDB), mdbaMDBEntry) != nil {
+			if index := int32(binary.NativeEndian.Uint32(m.Data[4:])); kinds[index] != "bridge" {
+				return Loss{Kind: "mdb", Object: "dev " + names.of(index), Reason: "multicast forwarding entries of a vxlan are not carried"}, true
 			}
 		}
+	}
+	return Loss{}, false
+}
+
+func programLoss(k Kind, m rawnl.Message, names linkNames) Loss {
+	return Loss{
+		Kind: k.String(), Object: describe(k, m, names), Reason: "a BPF program makes its encapsulation, which is not carried",
+		Remedy: "the program that loaded it can load it again after the move",
+	}
+}
+
+// bridgeLoss names the protocols of a bridge or its port that are not carried.
+func bridgeLoss(m rawnl.Message) Loss {
+	_, attrs, err := split(m, unix.SizeofIfInfomsg)
+	if err != nil {
+		return Loss{}
+	}
+	spec, _ := rawnl.Find(attrs, unix.IFLA_AF_SPEC)
+	name, _ := rawnl.Find(attrs, unix.IFLA_IFNAME)
+	for _, p := range []struct {
+		attr uint16
+		kind string
+		what string
+	}{{iflaBridgeMRP, "mrp", "media redundancy"}, {iflaBridgeCFM, "cfm", "connectivity fault management"}, {iflaBridgeMST, "mst", "multiple spanning trees"}} {
+		if len(rawnl.Get(spec, p.attr)) > 0 {
+			return Loss{Kind: p.kind, Object: "dev " + rawnl.CString(name), Reason: p.what + " of bridges is not carried"}
+		}
+	}
+	return Loss{}
+}
+
+// multicastAddresses reads the link-layer addresses that somebody made a device listen to (ip maddr add) as the
+// forwarding entries that make them: in the kernel's dumps they look like those that follow from the memberships of
+// sockets. Devices with a forwarding table of another meaning, and those that are not Ethernet, can't have such.
+func multicastAddresses(n *ns.NS, links []link) (entries []rawnl.Message, losses []Loss, err error) {
+	var text []byte
+	err = n.Do(func() (err error) {
+		text, err = os.ReadFile("/proc/thread-self/net/dev_mcast")
 		return err
 	})
-	return losses, err
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil, nil
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("read multicast addresses: %w", err)
+	}
+	for line := range strings.Lines(string(text)) {
+		// Index, name, users, users who added it globally, address.
+		f := strings.Fields(line)
+		if len(f) != 5 || f[3] == "0" {
+			continue
+		}
+		mac, err := hex.DecodeString(f[4])
+		i := slices.IndexFunc(links, func(l link) bool { return l.name == f[1] })
+		if err != nil || i < 0 {
+			continue
+		}
+		if l := &links[i]; l.arphrd != unix.ARPHRD_ETHER || slices.Contains([]string{"bridge", "vxlan", "macvlan", "macvtap"}, l.kind) {
+			losses = append(losses, Loss{
+				Kind: "multicast", Object: fmt.Sprintf("address %s dev %s", net.HardwareAddr(mac), l.name),
+				Reason: "a link-layer address that ip maddr added to such a device is not carried", Remedy: "add it again after the move",
+			})
+			continue
+		}
+		entries = append(entries, multicastEntry(links[i].index, mac))
+	}
+	return entries, losses, nil
+}
+
+// multicastEntry is the forwarding entry that makes a device listen to an address.
+func multicastEntry(index int32, mac []byte) rawnl.Message {
+	b := make([]byte, sizeofNdMsg)
+	b[0], b[10] = unix.AF_BRIDGE, unix.NTF_SELF
+	binary.NativeEndian.PutUint32(b[4:], uint32(index))
+	binary.NativeEndian.PutUint16(b[8:], unix.NUD_PERMANENT)
+	return rawnl.Message{Type: unix.RTM_NEWNEIGH, Data: rawnl.AppendAttr(b, unix.NDA_LLADDR, mac)}
 }

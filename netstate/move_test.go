@@ -41,14 +41,19 @@ func moved(t *testing.T, script string) (s *netstate.State, target *ns.NS, opts 
 	return s, target, opts
 }
 
-// reaches reports whether an address answers: a port without a listener refuses at once.
+// reaches reports whether an address answers: a port without a listener refuses at once. That a neighbour does not
+// answer, which may be found out a moment before it does, is no answer.
 func reaches(t *testing.T, n *ns.NS, addr string, within time.Duration) bool {
 	t.Helper()
-	err := n.Do(func() error {
-		_, err := net.DialTimeout("tcp", net.JoinHostPort(addr, "9"), within)
-		return err
-	})
-	return errors.Is(err, unix.ECONNREFUSED)
+	for deadline := time.Now().Add(within); ; {
+		err := n.Do(func() error {
+			_, err := net.DialTimeout("tcp", net.JoinHostPort(addr, "9"), time.Until(deadline))
+			return err
+		})
+		if !errors.Is(err, unix.EHOSTUNREACH) || time.Now().After(deadline) {
+			return errors.Is(err, unix.ECONNREFUSED)
+		}
+	}
 }
 
 // TestMuteUntilConnected: nothing leaves a namespace that is built but not connected, and from the moment that

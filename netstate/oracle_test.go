@@ -103,8 +103,8 @@ func settleDown(t testing.TB, n, host *ns.NS) {
 func toolCommands() []string {
 	return []string{
 		"ip -d -j link", "ip -d -j addr", "ip -4 -d -j route show table all", "ip -6 -d -j route show table all",
-		"ip -d -j rule", "ip -6 -d -j rule", "ip -d -j neigh show nud permanent", "ip -d -j neigh show nud stale", "ip -d -j neigh show proxy", "ip -6 -d -j neigh show proxy",
-		"ip -d -j nexthop", "ip -j addrlabel", "bridge -d -j link", "bridge -d -j fdb", "bridge -d mdb | grep permanent | sort", "nft -j list ruleset",
+		"ip -d -j rule", "ip -6 -d -j rule", "ip mrule; ip -6 mrule", "ip maddr show | grep static || true", "ip -d -j neigh show nud permanent", "ip -d -j neigh show nud stale", "ip -d -j neigh show proxy", "ip -6 -d -j neigh show proxy",
+		"ip -d -j nexthop", "ip -j addrlabel", "bridge -d -j link", `bridge link | sed -n 's/^[0-9]*: \([^@:]*\).*LOWER_UP.* state disabled.*/\1/p' | sort`, "ip -br link show | grep dormant || true", "bridge -d -j fdb", "bridge -d mdb | grep permanent | sort", "nft -j list ruleset",
 	}
 }
 

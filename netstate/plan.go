@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"path"
 	"slices"
 	"strings"
 
@@ -81,7 +82,7 @@ func Plan(s *State, site Site) ([]Batch, error) {
 		{Name: "sysctls", Ops: sysctlOps(s.namespaceSysctls())},
 		{Name: "links", Ops: create},
 		{Name: "link attributes", Ops: p.attributes()},
-		{Name: "device sysctls", Ops: sysctlOps(s.deviceSysctls(p.names()))},
+		{Name: "device sysctls", Ops: sysctlOps(p.deviceSysctls())},
 		{Name: "bridge VLANs", Settle: KindBridgeVLAN, Ops: p.replay(KindBridgeVLAN, func(m rawnl.Message) rawnl.Message { return vlanInput(m, unix.RTM_SETLINK) })},
 		{Name: "options of bridge VLANs", Ops: p.tables(KindVLANOption)},
 		{Name: "VNI filters", Ops: p.tables(KindVNI)},
@@ -96,7 +97,8 @@ func Plan(s *State, site Site) ([]Batch, error) {
 		{Name: "forwarding entries", Settle: KindFDB, Ops: p.fdb()},
 		{Name: "multicast forwarding entries", Settle: KindMDB, Ops: p.replay(KindMDB, mdbAdd)},
 		{Name: "final address flags", Ops: p.settled()},
-		p.linkMTUs(),
+		p.lateSysctls(),
+		{Name: "states of links", Ops: p.states()},
 	}, nil
 }
 
@@ -361,6 +363,12 @@ func (p *planner) attributes() []Op {
 		l := &p.links[i]
 		attrs := only(l.attrs, unix.IFLA_IFALIAS, unix.IFLA_GSO_MAX_SEGS, unix.IFLA_GSO_MAX_SIZE, unix.IFLA_GRO_MAX_SIZE,
 			iflaGSOIPv4MaxSize, iflaGROIPv4MaxSize, unix.IFLA_LINKMODE)
+		if l.arphrd == unix.ARPHRD_ETHER && string(l.attr(unix.IFLA_BROADCAST)) != "\xff\xff\xff\xff\xff\xff" {
+			attrs = append(attrs, only(l.attrs, unix.IFLA_BROADCAST)...)
+		}
+		if reasons := rawnl.Get(l.attr(iflaProtoDownReason), protoDownReasonValue); !allZero(reasons) {
+			attrs = append(attrs, nest(iflaProtoDownReason, rawnl.Attr{Type: protoDownReasonValue, Data: reasons}))
+		}
 		if how := l.rule().how; how == replayPresent || how == replayTun {
 			attrs = append(attrs, only(l.attrs, unix.IFLA_MTU, unix.IFLA_TXQLEN, unix.IFLA_GROUP)...)
 			if how == replayTun && len(l.mac()) > 0 {
@@ -468,6 +476,30 @@ func (p *planner) flags() []Op {
 	return ops
 }
 
+// states returns the states of links that a user set and that need the link to be up, with a carrier where it will
+// have one. Where it has none yet, they are set again when the namespace is connected. The state of a bridge's port
+// comes last of all: any other change of the link ends it.
+func (p *planner) states() []Op {
+	var ops, ports []Op
+	set := func(l *link, attrs []rawnl.Attr) {
+		ops = append(ops, Op{Verb: "prefer", Kind: KindLink, Object: p.msgs[l.index], Msg: encodeLink(unix.AF_UNSPEC, l.index, 0, 0, attrs)})
+	}
+	for _, l := range p.bottomUp {
+		if l.dormant() {
+			set(l, only(l.attrs, unix.IFLA_OPERSTATE))
+		}
+		if l.unplugged() {
+			set(l, only(l.attrs, unix.IFLA_CARRIER))
+		}
+		if state := only(l.port, unix.IFLA_BRPORT_STATE); len(state) > 0 && l.slave == "bridge" {
+			m := encodeLink(unix.AF_BRIDGE, l.index, 0, 0, []rawnl.Attr{nest(unix.IFLA_PROTINFO, state...)})
+			m.Type = unix.RTM_SETLINK
+			ports = append(ports, Op{Verb: "prefer", Kind: KindLink, Object: p.msgs[l.index], Msg: m})
+		}
+	}
+	return append(ops, ports...)
+}
+
 // linkSettings returns the settings of links that generic netlink knows: offloads, channels, keys.
 func (p *planner) linkSettings() []Op {
 	var ops []Op
@@ -540,10 +572,37 @@ func (p *planner) noDAD(a *addressMsg) uint32 {
 	return unix.IFA_F_NODAD
 }
 
-// linkMTUs sets the IPv6 MTU of devices, which the kernel resets when a link comes up or gets a carrier.
-func (p *planner) linkMTUs() Batch {
-	list := slices.DeleteFunc(p.s.deviceSysctls(p.names()), func(c Sysctl) bool { return !isLinkMTU(c.Path) })
-	return Batch{Name: "IPv6 MTUs", Ops: sysctlOps(list)}
+// lateSysctls sets those parameters of devices that can't be set with the others: the IPv6 MTU, which the kernel resets
+// when a link comes up or gets a carrier, and the making of temporary addresses.
+func (p *planner) lateSysctls() Batch {
+	temporary := p.makesTemporary()
+	list := slices.DeleteFunc(p.s.deviceSysctls(p.names()), func(c Sysctl) bool { return !isLinkMTU(c.Path) && !temporary(c) })
+	return Batch{Name: "late device sysctls", Ops: sysctlOps(list)}
+}
+
+// deviceSysctls returns the parameters of devices with the making of temporary addresses switched off: else the kernel
+// makes one along with each address that manages such.
+func (p *planner) deviceSysctls() []Sysctl {
+	temporary := p.makesTemporary()
+	list := p.s.deviceSysctls(p.names())
+	for i, c := range list {
+		if temporary(c) {
+			list[i].Value = "0"
+		}
+	}
+	return list
+}
+
+// makesTemporary returns a function that tells whether a parameter says if temporary addresses are made for an address
+// that is there.
+func (p *planner) makesTemporary() func(Sysctl) bool {
+	managed := map[string]bool{}
+	for _, m := range p.s.Messages[KindAddress] {
+		if a, err := parseAddress(m); err == nil && a.flags&unix.IFA_F_MANAGETEMPADDR != 0 && p.byIdx[a.index] != nil {
+			managed[p.byIdx[a.index].name] = true
+		}
+	}
+	return func(c Sysctl) bool { return managed[sysctlDevice(c.Path)] && path.Base(c.Path) == "use_tempaddr" }
 }
 
 // waits reports whether a route or forwarding entry can't be made before Connect: it goes through a nexthop

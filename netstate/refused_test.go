@@ -77,3 +77,50 @@ func TestUnbuiltKinds(t *testing.T) {
 		})
 	}
 }
+
+// TestSift names what the tools of a test can't make everywhere.
+func TestSift(t *testing.T) {
+	nest := func(kind uint16, data []byte) rawnl.Attr {
+		return rawnl.Attr{Type: kind | unix.NLA_F_NESTED, Data: data}
+	}
+	of := func(typ uint16, header int, family byte, index uint32, attrs ...rawnl.Attr) rawnl.Message {
+		b := make([]byte, header)
+		b[0] = family
+		binary.NativeEndian.PutUint32(b[4:], index)
+		return rawnl.Message{Type: typ, Data: rawnl.AppendAttrs(b, attrs)}
+	}
+	port := func(protocol uint16) rawnl.Message {
+		spec := rawnl.AppendAttr(nil, protocol|unix.NLA_F_NESTED, rawnl.AppendAttr(nil, 1, []byte{1, 0, 0, 0}))
+		return of(unix.RTM_NEWLINK, unix.SizeofIfInfomsg, unix.AF_BRIDGE, 7, rawnl.Attr{Type: unix.IFLA_IFNAME, Data: []byte("p1\x00")}, nest(unix.IFLA_AF_SPEC, spec))
+	}
+	entries := nest(1, rawnl.AppendAttr(nil, 1|unix.NLA_F_NESTED, rawnl.AppendAttr(nil, 1, make([]byte, 28))))
+	for _, c := range []struct {
+		name string
+		kind netstate.Kind
+		msgs []rawnl.Message
+		left int
+		want []string
+	}{
+		{"bridge protocols", netstate.KindBridgeVLAN, []rawnl.Message{port(4), port(5), port(6), port(2)}, 4, []string{
+			"mrp dev p1: media redundancy", "cfm dev p1: connectivity fault", "mst dev p1: multiple spanning trees",
+		}},
+		{"multicast entries of a vxlan", netstate.KindMDB, []rawnl.Message{
+			of(unix.RTM_NEWMDB, 8, 0, 7, entries), of(unix.RTM_NEWMDB, 8, 0, 8, entries), of(unix.RTM_NEWMDB, 8, 0, 8),
+		}, 2, []string{"mdb dev vxlan0: multicast forwarding entries of a vxlan"}},
+		{"addresses of other families", netstate.KindAddress, []rawnl.Message{
+			of(unix.RTM_NEWADDR, unix.SizeofIfAddrmsg, unix.AF_PHONET, 7), of(unix.RTM_NEWADDR, unix.SizeofIfAddrmsg, unix.AF_INET, 7),
+		}, 1, []string{"address of family 35 dev bridge0: the family is not carried"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			left, losses := netstate.Sift(c.kind, c.msgs, map[int32]string{7: "bridge", 8: "vxlan"})
+			var got []string
+			for _, l := range losses {
+				got = append(got, l.String())
+			}
+			checkLines(t, got, c.want...)
+			if left != c.left {
+				t.Errorf("%d are left", left)
+			}
+		})
+	}
+}

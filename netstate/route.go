@@ -87,10 +87,51 @@ func (r *routeMsg) encode(typ uint16, attrs []rawnl.Attr) rawnl.Message {
 	return rawnl.Message{Type: typ, Data: rawnl.AppendAttrs(slices.Clone(r.hdr[:]), attrs)}
 }
 
+// programmed reports whether the attributes of a route, of one of its nexthops or of a nexthop object say that a BPF
+// program makes the encapsulation. It is known by a descriptor, which only its loader has.
+func programmed(attrs []rawnl.Attr) bool {
+	for _, part := range [][2]uint16{{unix.RTA_ENCAP_TYPE, unix.RTA_ENCAP}, {unix.NHA_ENCAP_TYPE, unix.NHA_ENCAP}} {
+		typ, _ := rawnl.Find(attrs, part[0])
+		if len(typ) != 2 {
+			continue // another attribute has this number
+		}
+		encap, _ := rawnl.Find(attrs, part[1])
+		switch binary.NativeEndian.Uint16(typ) {
+		case unix.LWTUNNEL_ENCAP_BPF:
+			return true
+		case lwtunnelSEG6Local:
+			return rawnl.Get(encap, seg6LocalBPF) != nil
+		}
+	}
+	return false
+}
+
+// programmedRoute is [programmed] for a dumped route and its nexthops.
+func programmedRoute(m rawnl.Message) bool {
+	if len(m.Data) < unix.SizeofRtMsg {
+		return false
+	}
+	b := m.Data[unix.SizeofRtMsg:]
+	hops := rawnl.Get(b, unix.RTA_MULTIPATH)
+	if hops == nil && rawnl.Get(b, unix.RTA_ENCAP_TYPE) == nil {
+		return false // as nearly all of a million
+	}
+	r, err := parseRoute(m)
+	if err != nil {
+		return false
+	}
+	for hop := range nexthopsOf(hops) {
+		if attrs, err := rawnl.ParseAttrs(hop[unix.SizeofRtNexthop:]); err == nil && programmed(attrs) {
+			return true
+		}
+	}
+	return programmed(r.attrs)
+}
+
 // asStated reports whether a dumped route has the form in which a request states it already, as nearly all of
 // IPv4's have: then the message serves as it is, and a million routes are not copied.
 func (r *routeMsg) asStated() bool {
-	if binary.NativeEndian.Uint32(r.hdr[8:])&^(unix.RTNH_F_ONLINK|unix.RTNH_F_PERVASIVE) != 0 {
+	if r.family() == unix.AF_MPLS || binary.NativeEndian.Uint32(r.hdr[8:])&^(unix.RTNH_F_ONLINK|unix.RTNH_F_PERVASIVE) != 0 {
 		return false
 	}
 	for _, a := range r.attrs {
@@ -150,6 +191,11 @@ func (r *routeMsg) expires() uint32 {
 
 func routeAdd(r *routeMsg) rawnl.Message {
 	in := routeInput(r)
+	if r.family() == unix.AF_MPLS { // a label has one route
+		m := in.encode(unix.RTM_NEWROUTE, in.attrs)
+		m.Flags = unix.NLM_F_CREATE | unix.NLM_F_EXCL
+		return m
+	}
 	if left := r.expires(); left > 0 {
 		in.attrs = append(in.attrs, u32Attr(unix.RTA_EXPIRES, left))
 	}

@@ -40,8 +40,20 @@ const (
 
 	rtextFilterBRVlan    = 1 << 1 // linux/rtnetlink.h RTEXT_FILTER_*
 	rtextFilterSkipStats = 1 << 3
+	rtextFilterMRP       = 1 << 4
+	rtextFilterCFM       = 1 << 5
+	rtextFilterMST       = 1 << 7
 
 	ifaProto = 11 // linux/if_addr.h
+
+	lwtunnelSEG6Local = 7 // linux/lwtunnel.h LWTUNNEL_ENCAP_SEG6_LOCAL
+	seg6LocalBPF      = 8 // linux/seg6_local.h
+
+	iflaProtoDownReason  = 55 // linux/if_link.h
+	protoDownReasonValue = 2
+
+	linkModeDormant = 1      // linux/if.h IF_LINK_MODE_DORMANT
+	operUp          = "\x06" // IF_OPER_UP
 
 	rtaNHID            = 30 // linux/rtnetlink.h
 	sizeofRtaCacheinfo = 32
@@ -84,6 +96,9 @@ const (
 	iflaBridgeFlags       = 0
 	iflaBridgeVlanInfo    = 2
 	iflaBridgeVlanTunnel  = 3
+	iflaBridgeMRP         = 4
+	iflaBridgeCFM         = 5
+	iflaBridgeMST         = 6
 	sizeofBridgePortMsg   = 8  // struct br_port_msg
 	sizeofBridgeMDBEntry  = 28 // struct br_mdb_entry
 	mdbaMDBEattrTimer     = 1
