@@ -83,7 +83,7 @@ func TestMuteUntilConnected(t *testing.T) {
 			if err := netstate.Connect(context.Background(), target, s, opts); err != nil {
 				t.Fatal(err)
 			}
-			if !reaches(t, target, "10.0.0.1", 10*time.Second) || !reaches(t, target, "fd00::1", 10*time.Second) {
+			if !reaches(t, target, "10.0.0.1", time.Minute) || !reaches(t, target, "fd00::1", time.Minute) {
 				t.Error("the host does not answer")
 			}
 			if !heard() {
