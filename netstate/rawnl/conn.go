@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -13,20 +14,25 @@ import (
 
 // Conn is a netlink socket inside one network namespace. It serves one caller at a time.
 type Conn struct {
-	fd  int
-	seq uint32
-	buf []byte
+	fd   int
+	seq  uint32
+	room int    // how large a datagram is received, grown as needed
+	free []byte // memory to receive into; it lasts for several datagrams when they are large
+	next int    // size of the next such memory
 }
 
 const (
-	recvBuf = 1 << 16 // most dump datagrams have at most 32 KiB; acknowledgements of a batch arrive in many
+	// A dump's datagrams are as large as the reader's buffer, up to 32 KiB. Most dumps are far smaller.
+	roomMin = 1 << 12
+	roomMax = 1 << 15
+	freeMax = 1 << 20
 	sendMax = 1 << 18 // bytes of messages in one sendmsg; the socket's buffer is larger
 )
 
 // Dial opens a socket of a netlink protocol (unix.NETLINK_ROUTE, NETLINK_NETFILTER, NETLINK_GENERIC ...)
 // inside the namespace.
 func Dial(n *ns.NS, protocol int) (*Conn, error) {
-	c := &Conn{buf: make([]byte, recvBuf)}
+	c := &Conn{room: roomMin}
 	err := n.Do(func() error {
 		fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, protocol)
 		if err != nil {
@@ -117,12 +123,11 @@ func (c *Conn) dumpOnce(ctx context.Context, req Message) (msgs []Message, inter
 		if err := ctx.Err(); err != nil {
 			return nil, false, err
 		}
-		b, err := c.recvWhole()
+		b, err := c.recv()
 		if err != nil {
 			return nil, false, err
 		}
-		// One copy for the whole datagram: the messages alias it.
-		b = append([]byte(nil), b...)
+		b = c.keep(b)
 		for len(b) > 0 {
 			var f frame
 			if f, b, err = next(b); err != nil {
@@ -141,6 +146,9 @@ func (c *Conn) dumpOnce(ctx context.Context, req Message) (msgs []Message, inter
 				}
 				return msgs, interrupted, nil
 			default:
+				if len(msgs) == cap(msgs) {
+					msgs = slices.Grow(msgs, len(msgs)+1) // append would grow a long list by little, and often
+				}
 				msgs = append(msgs, Message{Type: f.Type, Data: f.Data})
 			}
 		}
@@ -159,11 +167,11 @@ func (c *Conn) Request(ctx context.Context, req Message) ([]Message, error) {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		b, err := c.recvWhole()
+		b, err := c.recv()
 		if err != nil {
 			return nil, err
 		}
-		b = append([]byte(nil), b...)
+		b = c.keep(b)
 		for len(b) > 0 {
 			var f frame
 			if f, b, err = next(b); err != nil {
@@ -353,40 +361,43 @@ func (c *Conn) send(b []byte) error {
 	}
 }
 
-// recvWhole is recv for answers, which can be larger than the buffer: that of a link with many virtual functions is.
-func (c *Conn) recvWhole() ([]byte, error) {
+// recv returns the next datagram; it is valid until the next call, or for good after keep.
+func (c *Conn) recv() ([]byte, error) {
 	for {
-		n, _, err := unix.Recvfrom(c.fd, nil, unix.MSG_PEEK|unix.MSG_TRUNC)
+		// Looked at first, because some are larger than any buffer: that of a link with many virtual functions is.
+		size, _, err := unix.Recvfrom(c.fd, nil, unix.MSG_PEEK|unix.MSG_TRUNC)
+		var from unix.Sockaddr
+		if err == nil {
+			c.room = max(c.room, size)
+			if len(c.free) < c.room {
+				c.next = min(max(2*c.next, c.room), max(freeMax, c.room))
+				c.free = make([]byte, c.next)
+			}
+			size, from, err = unix.Recvfrom(c.fd, c.free[:c.room], 0)
+		}
 		if errors.Is(err, unix.EINTR) {
 			continue
 		}
 		if err != nil {
 			return nil, fmt.Errorf("receive netlink message: %w", err)
 		}
-		if n > len(c.buf) {
-			c.buf = make([]byte, n)
-		}
-		return c.recv()
-	}
-}
-
-// recv returns the next datagram; it is valid until the next call.
-func (c *Conn) recv() ([]byte, error) {
-	for {
-		n, from, err := unix.Recvfrom(c.fd, c.buf, unix.MSG_TRUNC)
-		switch {
-		case errors.Is(err, unix.EINTR):
-			continue
-		case err != nil:
-			return nil, fmt.Errorf("receive netlink message: %w", err)
-		case n > len(c.buf):
-			return nil, fmt.Errorf("%w: datagram of %d bytes", ErrMalformed, n)
-		}
 		if sa, ok := from.(*unix.SockaddrNetlink); !ok || sa.Pid != 0 {
 			continue // only the kernel is believed
 		}
-		return c.buf[:n], nil
+		if size > c.room/2 {
+			c.room = max(c.room, min(2*c.room, roomMax))
+		}
+		return c.free[:size:size], nil
 	}
+}
+
+// keep returns the datagram that recv returned last, in memory of its own: a small one is copied.
+func (c *Conn) keep(b []byte) []byte {
+	if len(b) < roomMax/4 {
+		return append([]byte(nil), b...)
+	}
+	c.free = c.free[min(Align(len(b)), len(c.free)):]
+	return b
 }
 
 // doneError reads the status that ends a dump.
