@@ -20,11 +20,14 @@ func fdbCarried(m rawnl.Message) bool {
 	if err != nil || n.family() != unix.AF_BRIDGE {
 		return false
 	}
-	_, master := rawnl.Find(n.attrs, unix.NDA_MASTER)
-	_, dst := rawnl.Find(n.attrs, unix.NDA_DST)
-	_, nexthop := rawnl.Find(n.attrs, ndaNHID)
+	for a := range rawnl.Each(n.attrs) {
+		switch a.Kind() {
+		case unix.NDA_MASTER, unix.NDA_DST, ndaNHID:
+			return true
+		}
+	}
 	mac := n.lladdr()
-	return master || dst || nexthop || len(mac) > 0 && mac[0]&1 == 0
+	return len(mac) > 0 && mac[0]&1 == 0
 }
 
 // learnedFDB reports whether an entry was learned from traffic and will age out.
@@ -37,7 +40,7 @@ func normalizeFDB(m rawnl.Message) rawnl.Message {
 	if err != nil {
 		return m
 	}
-	out := join(unix.RTM_NEWNEIGH, 0, n.hdr, rawnl.Without(n.attrs, unix.NDA_CACHEINFO, unix.NDA_LINK_NETNSID, ndaFDBExtAttrs))
+	out := n.without(unix.RTM_NEWNEIGH, 0, unix.NDA_CACHEINFO, unix.NDA_LINK_NETNSID, ndaFDBExtAttrs)
 	if n.state()&neighLearned != 0 {
 		binary.NativeEndian.PutUint16(out.Data[8:], unix.NUD_REACHABLE)
 	}
@@ -52,8 +55,8 @@ func fdbInput(m rawnl.Message, typ, flags uint16) rawnl.Message {
 	if err != nil {
 		return m
 	}
-	out := join(typ, flags, n.hdr, rawnl.Without(n.attrs, unix.NDA_MASTER))
-	if master, ok := rawnl.Find(n.attrs, unix.NDA_MASTER); ok {
+	out := n.without(typ, flags, unix.NDA_MASTER)
+	if master := rawnl.Get(n.attrs, unix.NDA_MASTER); master != nil {
 		if int32(rawnl.Uint32(master)) == n.index() {
 			out.Data[10] |= unix.NTF_SELF
 		} else {

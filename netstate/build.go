@@ -327,12 +327,12 @@ func (b *builder) runSame(ctx context.Context, ops []Op) error {
 		for i := range ops {
 			list[i] = *ops[i].Sysctl
 		}
-		same, err := b.twins(ctx, list)
+		told, err := b.tell(ctx, list)
 		if err != nil {
 			return err
 		}
 		return b.n.Do(func() error {
-			later, skipped := writeSysctls(list, same)
+			later, skipped := writeSysctls(list, told)
 			b.later = append(b.later, later...)
 			for _, c := range skipped {
 				b.log.Info("this host has its own value", "sysctl", sysctlName(c.Path), "source", c.Value)
@@ -355,20 +355,16 @@ func (b *builder) runSame(ctx context.Context, ops []Op) error {
 	return b.send(ctx, b.nl, ops)
 }
 
-// twins finds the devices that have the same parameters before any is set, if it pays.
-func (b *builder) twins(ctx context.Context, list []Sysctl) (twins, error) {
+// tell asks netlink for the parameters of devices before any is set, if it pays.
+func (b *builder) tell(ctx context.Context, list []Sysctl) (told, error) {
 	if !slices.ContainsFunc(list, func(c Sysctl) bool { return sysctlDevice(c.Path) != "" }) {
 		return nil, nil
 	}
-	msgs, err := take(ctx, b.nl, dumps()[0])
+	links, err := dumpLinks(ctx, b.nl)
 	if err != nil {
 		return nil, err
 	}
-	links, err := (&State{Messages: map[Kind][]rawnl.Message{KindLink: msgs}}).links()
-	if err != nil {
-		return nil, err
-	}
-	return findTwins(ctx, b.nl, links)
+	return tell(ctx, b.n, links)
 }
 
 // send applies operations over one socket. Routes whose gateway is not reachable yet are tried again after

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/nsmigrate/nsmigrate/netstate/conntrack"
@@ -55,15 +56,22 @@ func (d *dump) of(links []link) bool {
 	return d.among == nil || slices.ContainsFunc(links, func(l link) bool { return slices.Contains(d.among, l.kind) })
 }
 
-// dumps lists the requests for rtnetlink's kinds.
+// get returns a request of rtnetlink: a header that begins with the address family.
+func get(typ uint16, header int, family byte) rawnl.Message {
+	m := rawnl.Message{Type: typ, Data: make([]byte, header)}
+	m.Data[0] = family
+	return m
+}
+
+// linkDump is the request for links.
+func linkDump() dump {
+	req := get(unix.RTM_GETLINK, unix.SizeofIfInfomsg, unix.AF_UNSPEC)
+	req.Data = rawnl.AppendAttrs(req.Data, []rawnl.Attr{u32Attr(unix.IFLA_EXT_MASK, rtextFilterSkipStats)})
+	return dump{kind: KindLink, req: req}
+}
+
+// dumps lists the requests for rtnetlink's other kinds.
 func dumps() []dump {
-	get := func(typ uint16, header int, family byte) rawnl.Message {
-		m := rawnl.Message{Type: typ, Data: make([]byte, header)}
-		m.Data[0] = family
-		return m
-	}
-	links := get(unix.RTM_GETLINK, unix.SizeofIfInfomsg, unix.AF_UNSPEC)
-	links.Data = rawnl.AppendAttrs(links.Data, []rawnl.Attr{u32Attr(unix.IFLA_EXT_MASK, rtextFilterSkipStats)})
 	proxies := get(unix.RTM_GETNEIGH, sizeofNdMsg, unix.AF_UNSPEC)
 	proxies.Data[10] = unix.NTF_PROXY
 	vlans := get(unix.RTM_GETLINK, unix.SizeofIfInfomsg, unix.AF_BRIDGE)
@@ -72,7 +80,6 @@ func dumps() []dump {
 	globals.Data = rawnl.AppendAttrs(globals.Data, []rawnl.Attr{u32Attr(vlandbDumpFlags, vlandbDumpGlobal)})
 	bridges := []string{"bridge"}
 	return []dump{
-		{kind: KindLink, req: links},
 		{kind: KindAddress, req: get(unix.RTM_GETADDR, unix.SizeofIfAddrmsg, unix.AF_UNSPEC)},
 		{kind: KindNexthop, req: get(unix.RTM_GETNEXTHOP, sizeofNhMsg, unix.AF_UNSPEC)},
 		{kind: KindRoute, req: get(unix.RTM_GETROUTE, unix.SizeofRtMsg, unix.AF_INET)},
@@ -182,60 +189,91 @@ func capture(ctx context.Context, n *ns.NS, opts CaptureOptions) (*State, error)
 	}
 	defer nl.Close()
 	s := &State{Kernel: kernelRelease(), Messages: map[Kind][]rawnl.Message{}}
-	var links []link
+	links, err := s.captureLinks(ctx, nl)
+	if err != nil {
+		return nil, fmt.Errorf("capture: %w", err)
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return s.captureObjects(ctx, n, nl, links, opts.Prev) })
+	if p := opts.Prev; p != nil {
+		s.Sysctls, s.uplinks, s.others = p.Sysctls, p.uplinks, p.others
+	} else {
+		g.Go(func() (err error) {
+			s.Sysctls, err = captureSysctls(ctx, n, links)
+			return err
+		})
+		g.Go(func() (err error) {
+			s.uplinks, s.others, err = captureUplinksAndLosses(ctx, n, opts.Host, links)
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, fmt.Errorf("capture: %w", err)
+	}
+	s.losses = append(s.losses, s.others...)
+	return s, nil
+}
+
+// captureLinks reads the links, on which what else there is depends.
+func (s *State) captureLinks(ctx context.Context, nl *rawnl.Conn) ([]link, error) {
+	msgs, err := take(ctx, nl, linkDump())
+	if err != nil {
+		return nil, err
+	}
+	s.Messages[KindLink] = msgs
+	links, err := s.links()
+	if err != nil {
+		return nil, err
+	}
+	tidyPorts(msgs, links)
+	for i := range links {
+		if loss, lost := checkLink(&links[i]); lost {
+			s.losses = append(s.losses, loss)
+		}
+	}
+	return links, nil
+}
+
+// captureObjects reads what netlink dumps.
+func (s *State) captureObjects(ctx context.Context, n *ns.NS, nl *rawnl.Conn, links []link, prev *State) error {
 	for _, d := range dumps() {
 		if !d.of(links) {
 			continue
 		}
 		msgs, err := fetch(ctx, nl, d)
 		if err != nil {
-			return nil, fmt.Errorf("capture: %w", err)
+			return err
 		}
 		msgs, losses := sift(d.kind, msgs, links)
 		s.losses = append(s.losses, losses...)
 		if msgs = d.tidy(msgs); len(msgs) > 0 {
 			s.Messages[d.kind] = append(s.Messages[d.kind], msgs...)
 		}
-		if d.kind == KindLink {
-			if links, err = s.links(); err != nil {
-				return nil, fmt.Errorf("capture: %w", err)
-			}
-			tidyPorts(s.Messages[KindLink], links)
-		}
 	}
 	groups, losses, err := multicastAddresses(n, links)
 	if err != nil {
-		return nil, fmt.Errorf("capture: %w", err)
+		return err
 	}
 	s.Messages[KindFDB] = append(s.Messages[KindFDB], groups...)
 	s.losses = append(s.losses, losses...)
-	for i := range links {
-		if loss, lost := checkLink(&links[i]); lost {
-			s.losses = append(s.losses, loss)
-		}
+	if err := s.captureFilters(ctx, n, prev); err != nil {
+		return err
 	}
-	if err := s.captureFilters(ctx, n, opts.Prev); err != nil {
-		return nil, fmt.Errorf("capture: %w", err)
+	return s.captureOthers(ctx, n)
+}
+
+func captureUplinksAndLosses(ctx context.Context, n, host *ns.NS, links []link) ([]Uplink, []Loss, error) {
+	nl, err := rawnl.Dial(n, unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, nil, err
 	}
-	if err := s.captureOthers(ctx, n); err != nil {
-		return nil, fmt.Errorf("capture: %w", err)
+	defer nl.Close()
+	uplinks, err := captureUplinks(ctx, nl, host, links)
+	if err != nil {
+		return nil, nil, err
 	}
-	if p := opts.Prev; p != nil {
-		s.Sysctls, s.uplinks, s.others = p.Sysctls, p.uplinks, p.others
-		s.losses = append(s.losses, s.others...)
-		return s, nil
-	}
-	if s.others, err = findLosses(ctx, n, nl, links); err != nil {
-		return nil, fmt.Errorf("capture: %w", err)
-	}
-	s.losses = append(s.losses, s.others...)
-	if s.uplinks, err = captureUplinks(ctx, nl, opts.Host, links); err != nil {
-		return nil, fmt.Errorf("capture: %w", err)
-	}
-	if s.Sysctls, err = captureSysctls(ctx, n, nl, links); err != nil {
-		return nil, fmt.Errorf("capture: %w", err)
-	}
-	return s, nil
+	losses, err := findLosses(ctx, n, nl, links)
+	return uplinks, losses, err
 }
 
 // links decodes the State's links.
@@ -318,18 +356,21 @@ func validateMessage(k Kind, m rawnl.Message) error {
 	if m.Type != typ || m.Flags != 0 {
 		return fmt.Errorf("message of type %d with flags %#x", m.Type, m.Flags)
 	}
-	hdr, attrs, err := split(m, size)
-	if err != nil {
+	if len(m.Data) < size {
+		return errShort
+	}
+	attrs := m.Data[size:]
+	if err := rawnl.Check(attrs); err != nil {
 		return err
 	}
-	if !slices.Contains(familiesOf(k), hdr[0]) {
-		return fmt.Errorf("address family %d", hdr[0])
+	if family := m.Data[0]; !slices.Contains(familiesOf(k), family) {
+		return fmt.Errorf("address family %d", family)
 	}
 	switch k {
 	case KindLink:
 		return validateLink(m)
 	case KindAddress:
-		if _, ok := rawnl.Find(attrs, unix.IFA_TARGET_NETNSID); ok {
+		if rawnl.Get(attrs, unix.IFA_TARGET_NETNSID) != nil {
 			return errors.New("names another namespace")
 		}
 	case KindRoute, KindNexthop:
@@ -357,12 +398,12 @@ func familiesOf(k Kind) []byte {
 }
 
 // validateEncap refuses encapsulations whose attributes hold descriptors of this process.
-func validateEncap(attrs []rawnl.Attr) error {
-	for _, a := range attrs {
+func validateEncap(attrs []byte) error {
+	for a := range rawnl.Each(attrs) {
 		if a.Kind() == unix.RTA_MULTIPATH {
 			for hop := range nexthopsOf(a.Data) {
-				inner, err := rawnl.ParseAttrs(hop[unix.SizeofRtNexthop:])
-				if err != nil {
+				inner := hop[unix.SizeofRtNexthop:]
+				if err := rawnl.Check(inner); err != nil {
 					return err
 				}
 				if err := validateEncap(inner); err != nil {

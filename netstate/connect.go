@@ -94,14 +94,15 @@ func peerUp(u *Uplink, peer int32) []Op {
 	for _, data := range u.Routes {
 		m := rawnl.Message{Type: unix.RTM_NEWROUTE, Data: data}
 		r, err := parseRoute(m)
-		if err != nil || !r.has(unix.RTA_OIF) || r.has(rtaNHID) {
+		if err != nil || r.attr(unix.RTA_OIF) == nil || r.usesNexthop() {
 			continue
 		}
-		for i, a := range r.attrs {
+		r.attrs = rawnl.Rewrite(r.attrs, func(a rawnl.Attr) (rawnl.Attr, bool) {
 			if a.Kind() == unix.RTA_OIF {
-				r.attrs[i] = u32Attr(unix.RTA_OIF, uint32(peer))
+				a = u32Attr(unix.RTA_OIF, uint32(peer))
 			}
-		}
+			return a, true
+		})
 		ops = append(ops, Op{Verb: "add", Kind: KindRoute, Host: true, Object: m, Msg: routeAdd(&r)})
 	}
 	slices.SortStableFunc(ops[first:], func(a, b Op) int {

@@ -74,11 +74,8 @@ func (d derived) explains(m rawnl.Message, other map[string]bool) bool {
 		return false
 	}
 	key := derivedRoute{typ: r.typ()}
-	if b, ok := rawnl.Find(r.attrs, unix.RTA_OIF); ok {
-		key.index = int32(rawnl.Uint32(b))
-	}
-	b, _ := rawnl.Find(r.attrs, unix.RTA_DST)
-	dst, ok := netip.AddrFromSlice(b)
+	key.index = int32(rawnl.Uint32(r.attr(unix.RTA_OIF)))
+	dst, ok := netip.AddrFromSlice(r.attr(unix.RTA_DST))
 	if !ok {
 		return false
 	}

@@ -403,15 +403,16 @@ func decodeRoute(m rawnl.Message, names linkNames) []item {
 	if r.typ() != unix.RTN_UNICAST {
 		list = append(list, item{"type", "", routeTypeText(r.typ())})
 	}
-	dst := prefixText(r.attrs, unix.RTA_DST, r.hdr[1])
+	attrs := r.list()
+	dst := prefixText(attrs, unix.RTA_DST, r.hdr[1])
 	if dst == "" {
 		dst = "default"
 	}
-	if b, ok := rawnl.Find(r.attrs, unix.RTA_DST); ok && r.family() == unix.AF_MPLS {
+	if b := r.attr(unix.RTA_DST); b != nil && r.family() == unix.AF_MPLS {
 		dst = labelText(b)
 	}
 	list = append(list, item{"dst", "", dst})
-	if src := prefixText(r.attrs, unix.RTA_SRC, r.hdr[2]); src != "" {
+	if src := prefixText(attrs, unix.RTA_SRC, r.hdr[2]); src != "" {
 		list = append(list, item{"from", "from", src})
 	}
 	if r.family() != unix.AF_INET {
@@ -420,9 +421,9 @@ func decodeRoute(m rawnl.Message, names linkNames) []item {
 	if r.hdr[3] != 0 {
 		list = append(list, item{"tos", "tos", fmt.Sprintf("%#x", r.hdr[3])})
 	}
-	rest := rawnl.Without(r.attrs, unix.RTA_DST, unix.RTA_SRC, unix.RTA_TABLE, unix.RTA_MULTIPATH, unix.RTA_PREF)
+	rest := rawnl.Without(attrs, unix.RTA_DST, unix.RTA_SRC, unix.RTA_TABLE, unix.RTA_MULTIPATH, unix.RTA_PREF)
 	list = append(list, items(rest, routeFields(), names)...)
-	if b, ok := rawnl.Find(r.attrs, unix.RTA_PREF); ok && len(b) == 1 && b[0] != 0 {
+	if b := r.attr(unix.RTA_PREF); len(b) == 1 && b[0] != 0 {
 		list = append(list, item{"pref", "pref", []string{"medium", "high", "invalid", "low"}[b[0]&3]})
 	}
 	list = append(list, item{"table", "table", tableText(r.table())}, item{"protocol", "proto", protoText(r.protocol())})
@@ -430,10 +431,7 @@ func decodeRoute(m rawnl.Message, names linkNames) []item {
 		list = append(list, item{"scope", "scope", scopeText(r.scope())})
 	}
 	list = append(list, flagsItem(binary.NativeEndian.Uint32(r.hdr[8:]), nexthopFlags()))
-	if b, ok := rawnl.Find(r.attrs, unix.RTA_MULTIPATH); ok {
-		list = append(list, decodeMultipath(b, names)...)
-	}
-	return list
+	return append(list, decodeMultipath(r.attr(unix.RTA_MULTIPATH), names)...)
 }
 
 func decodeMultipath(b []byte, names linkNames) []item {
@@ -527,10 +525,11 @@ func decodeRule(hdr []byte, attrs []rawnl.Attr, names linkNames) []item {
 }
 
 func decodeNeigh(hdr []byte, attrs []rawnl.Attr, names linkNames) []item {
-	n := neighMsg{hdr: hdr, attrs: attrs}
+	n := neighMsg{hdr: hdr}
 	var list []item
 	if n.family() == unix.AF_BRIDGE {
-		list = append(list, item{"lladdr", "", addrText(n.lladdr())})
+		lladdr, _ := rawnl.Find(attrs, unix.NDA_LLADDR)
+		list = append(list, item{"lladdr", "", addrText(lladdr)})
 		attrs = rawnl.Without(attrs, unix.NDA_LLADDR)
 	} else {
 		dst, _ := rawnl.Find(attrs, unix.NDA_DST)

@@ -49,9 +49,12 @@ func (s *State) messages(k Kind) []rawnl.Message {
 }
 
 // identity returns what two captures of the same object have in common.
-func identity(k Kind, m rawnl.Message) string {
+func identity(k Kind, m rawnl.Message) string { return string(appendIdentity(nil, k, m)) }
+
+// appendIdentity appends what identity returns.
+func appendIdentity(b []byte, k Kind, m rawnl.Message) []byte {
 	m = normalize(k, m)
-	return string([]byte{byte(m.Type), byte(m.Type >> 8)}) + string(m.Data)
+	return append(append(b, byte(m.Type), byte(m.Type>>8)), m.Data...)
 }
 
 func diffKind(k Kind, a, b *State) []Change {

@@ -42,7 +42,7 @@ func TestDiffTentative(t *testing.T) {
 	sh(t, n, `ip link add e0 type veth peer name e1; ip link set e1 up
 		echo 1 > /proc/sys/net/ipv6/conf/e0/forwarding; ip link set e0 up; ip addr add fd01::1/64 dev e0`)
 	wait := `while [ -n "$(ip -6 addr show tentative)" ]; do sleep 0.02; done`
-	sh(t, n, "sleep 0.05") // for carrier, with which the link-local addresses come
+	sh(t, n, `until [ "$(ip -6 addr show scope link | grep -c inet6)" = 2 ]; do sleep 0.02; done`) // they come with the carrier
 	checkLines(t, changes(t, n, wait))
 }
 

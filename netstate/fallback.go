@@ -58,7 +58,7 @@ func freshLinks(ctx context.Context) ([]link, error) {
 }
 
 func dumpLinks(ctx context.Context, nl *rawnl.Conn) ([]link, error) {
-	msgs, err := take(ctx, nl, dumps()[0])
+	msgs, err := take(ctx, nl, linkDump())
 	if err != nil {
 		return nil, err
 	}

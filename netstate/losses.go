@@ -124,7 +124,7 @@ func lost(k Kind, m rawnl.Message, names linkNames, kinds map[int32]string) (los
 			return programLoss(k, m, names), true
 		}
 	case KindNexthop:
-		if _, attrs, err := split(m, sizeofNhMsg); err == nil && programmed(attrs) {
+		if len(m.Data) >= sizeofNhMsg && programmed(m.Data[sizeofNhMsg:]) {
 			return programLoss(k, m, names), true
 		}
 	case KindBridgeVLAN:

@@ -104,21 +104,33 @@ func isGroup(m rawnl.Message) bool {
 
 // Neighbours. struct ndmsg: family, 3 of padding, ifindex, state, flags, type.
 
-type neighMsg struct {
-	hdr   []byte
-	attrs []rawnl.Attr
-}
+// neighMsg is a checked RTM_NEWNEIGH message. It aliases the message.
+type neighMsg struct{ hdr, attrs []byte }
 
 func parseNeigh(m rawnl.Message) (neighMsg, error) {
-	hdr, attrs, err := split(m, sizeofNdMsg)
-	return neighMsg{hdr: hdr, attrs: attrs}, err
+	if len(m.Data) < sizeofNdMsg {
+		return neighMsg{}, errShort
+	}
+	n := neighMsg{hdr: m.Data[:sizeofNdMsg], attrs: m.Data[sizeofNdMsg:]}
+	return n, rawnl.Check(n.attrs)
+}
+
+// without returns the message with another type and flags and without the attributes of some kinds.
+func (n *neighMsg) without(typ, flags uint16, kinds ...uint16) rawnl.Message {
+	data := append(make([]byte, 0, len(n.hdr)+len(n.attrs)), n.hdr...)
+	for a := range rawnl.Each(n.attrs) {
+		if !slices.Contains(kinds, a.Kind()) {
+			data = rawnl.AppendAttr(data, a.Type, a.Data)
+		}
+	}
+	return rawnl.Message{Type: typ, Flags: flags, Data: data}
 }
 
 func (n *neighMsg) family() uint8   { return n.hdr[0] }
 func (n *neighMsg) index() int32    { return int32(binary.NativeEndian.Uint32(n.hdr[4:])) }
 func (n *neighMsg) state() uint16   { return binary.NativeEndian.Uint16(n.hdr[8:]) }
 func (n *neighMsg) flags() uint8    { return n.hdr[10] }
-func (n *neighMsg) lladdr() []byte  { b, _ := rawnl.Find(n.attrs, unix.NDA_LLADDR); return b }
+func (n *neighMsg) lladdr() []byte  { return rawnl.Get(n.attrs, unix.NDA_LLADDR) }
 func (n *neighMsg) proxy() bool     { return n.flags()&unix.NTF_PROXY != 0 }
 func (n *neighMsg) permanent() bool { return n.state()&unix.NUD_PERMANENT != 0 }
 
@@ -137,7 +149,7 @@ func normalizeNeigh(m rawnl.Message) rawnl.Message {
 	if err != nil {
 		return m
 	}
-	out := join(unix.RTM_NEWNEIGH, 0, n.hdr, rawnl.Without(n.attrs, unix.NDA_CACHEINFO, unix.NDA_PROBES))
+	out := n.without(unix.RTM_NEWNEIGH, 0, unix.NDA_CACHEINFO, unix.NDA_PROBES)
 	if n.state()&neighLearned != 0 {
 		binary.NativeEndian.PutUint16(out.Data[8:], unix.NUD_STALE)
 	}

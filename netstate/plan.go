@@ -539,8 +539,7 @@ func (p *planner) replay(kind Kind, request func(rawnl.Message) rawnl.Message) [
 func (p *planner) fdb() []Op {
 	return slices.DeleteFunc(p.replay(KindFDB, fdbAdd), func(op Op) bool {
 		n, err := parseNeigh(op.Object)
-		_, nhid := rawnl.Find(n.attrs, ndaNHID)
-		return err != nil || p.byIdx[n.index()] == nil || p.waits(nhid)
+		return err != nil || p.byIdx[n.index()] == nil || p.waits(rawnl.Get(n.attrs, ndaNHID) != nil)
 	})
 }
 
@@ -631,8 +630,10 @@ func (p *planner) nexthops() []Op {
 func (p *planner) routes() []Op {
 	msgs := p.s.Messages[KindRoute]
 	places := make([]int, 0, len(msgs)) // rank and position: there may be a million of them
+	sleeping := p.sleeping()
+	uses := func(r *routeMsg) bool { return slices.ContainsFunc(sleeping, r.uses) }
 	for i, m := range msgs {
-		if r, err := parseRoute(m); err == nil && !p.sleeps(&r) && !p.waits(r.has(rtaNHID)) {
+		if r, err := parseRoute(m); err == nil && !uses(&r) && !p.waits(r.usesNexthop()) {
 			places = append(places, r.rank()<<32|i)
 		}
 	}
@@ -650,14 +651,15 @@ func (p *planner) routes() []Op {
 	return ops
 }
 
-// sleeps reports whether a route goes through a link that is down until Connect.
-func (p *planner) sleeps(r *routeMsg) bool {
+// sleeping returns the indexes of the links that are down until Connect.
+func (p *planner) sleeping() []int32 {
+	var indexes []int32
 	for i := range p.links {
-		if p.asleep(&p.links[i]) && r.uses(p.links[i].index) {
-			return true
+		if p.asleep(&p.links[i]) {
+			indexes = append(indexes, p.links[i].index)
 		}
 	}
-	return false
+	return indexes
 }
 
 // neighbours returns the neighbour entries. A learned entry for the bridge that the host had its side of an
@@ -707,9 +709,11 @@ func settle(kind Kind, have []rawnl.Message, want []Op) []Op {
 		surplus[identity(kind, m)]++
 	}
 	ops := want[:0] // in place: there may be a million of them
+	var key []byte
 	for _, op := range want {
-		if key := identity(kind, op.Object); surplus[key] > 0 {
-			surplus[key]--
+		key = appendIdentity(key[:0], kind, op.Object)
+		if n := surplus[string(key)]; n > 0 {
+			surplus[string(key)] = n - 1
 			continue
 		}
 		if kind == KindRoute {

@@ -10,21 +10,19 @@ import (
 	"github.com/nsmigrate/nsmigrate/netstate/rawnl"
 )
 
-// routeMsg is a decoded RTM_NEWROUTE message. Its slices alias the message.
+// routeMsg is a checked RTM_NEWROUTE message. It aliases the message: there may be a million of them, each of which is
+// looked at several times.
 type routeMsg struct {
 	hdr   [unix.SizeofRtMsg]byte // family, dst_len, src_len, tos, table, protocol, scope, type, flags
-	attrs []rawnl.Attr
+	attrs []byte
 }
 
 func parseRoute(m rawnl.Message) (routeMsg, error) {
 	if len(m.Data) < unix.SizeofRtMsg {
 		return routeMsg{}, errShort
 	}
-	attrs, err := rawnl.ParseAttrs(m.Data[unix.SizeofRtMsg:])
-	if err != nil {
-		return routeMsg{}, err
-	}
-	return routeMsg{hdr: [unix.SizeofRtMsg]byte(m.Data), attrs: attrs}, nil
+	attrs := m.Data[unix.SizeofRtMsg:]
+	return routeMsg{hdr: [unix.SizeofRtMsg]byte(m.Data), attrs: attrs}, rawnl.Check(attrs)
 }
 
 func (r *routeMsg) family() uint8   { return r.hdr[0] }
@@ -32,21 +30,34 @@ func (r *routeMsg) protocol() uint8 { return r.hdr[5] }
 func (r *routeMsg) scope() uint8    { return r.hdr[6] }
 func (r *routeMsg) typ() uint8      { return r.hdr[7] }
 
+// attr returns the data of an attribute; nil if there is none.
+func (r *routeMsg) attr(kind uint16) []byte { return rawnl.Get(r.attrs, kind) }
+
+// list returns the attributes.
+func (r *routeMsg) list() []rawnl.Attr {
+	attrs, _ := rawnl.ParseAttrs(r.attrs) // checked before
+	return attrs
+}
+
 func (r *routeMsg) table() uint32 {
-	if b, ok := rawnl.Find(r.attrs, unix.RTA_TABLE); ok {
+	if b := r.attr(unix.RTA_TABLE); b != nil {
 		return rawnl.Uint32(b)
 	}
 	return uint32(r.hdr[4])
 }
 
-func (r *routeMsg) has(kind uint16) bool {
-	_, ok := rawnl.Find(r.attrs, kind)
-	return ok
-}
+// usesNexthop reports whether the route goes through a nexthop object.
+func (r *routeMsg) usesNexthop() bool { return r.attr(rtaNHID) != nil }
 
 // gatewayed reports whether the route needs another route that reaches its gateway.
 func (r *routeMsg) gatewayed() bool {
-	return r.has(unix.RTA_GATEWAY) || r.has(unix.RTA_VIA) || r.has(unix.RTA_MULTIPATH) || r.has(rtaNHID)
+	for a := range rawnl.Each(r.attrs) {
+		switch a.Kind() {
+		case unix.RTA_GATEWAY, unix.RTA_VIA, unix.RTA_MULTIPATH, rtaNHID:
+			return true
+		}
+	}
+	return false
 }
 
 // kernelMade reports whether the route belongs to an address or a link and comes and goes with it: entries
@@ -57,11 +68,10 @@ func (r *routeMsg) kernelMade() bool {
 
 // uses reports whether a nexthop of the route is the device.
 func (r *routeMsg) uses(index int32) bool {
-	if b, ok := rawnl.Find(r.attrs, unix.RTA_OIF); ok && int32(rawnl.Uint32(b)) == index {
+	if b := r.attr(unix.RTA_OIF); b != nil && int32(rawnl.Uint32(b)) == index {
 		return true
 	}
-	b, _ := rawnl.Find(r.attrs, unix.RTA_MULTIPATH)
-	for hop := range nexthopsOf(b) {
+	for hop := range nexthopsOf(r.attr(unix.RTA_MULTIPATH)) {
 		if int32(binary.NativeEndian.Uint32(hop[4:])) == index {
 			return true
 		}
@@ -83,24 +93,19 @@ func nexthopsOf(b []byte) iter.Seq[[]byte] {
 	}
 }
 
-func (r *routeMsg) encode(typ uint16, attrs []rawnl.Attr) rawnl.Message {
-	return rawnl.Message{Type: typ, Data: rawnl.AppendAttrs(slices.Clone(r.hdr[:]), attrs)}
-}
-
 // programmed reports whether the attributes of a route, of one of its nexthops or of a nexthop object say that a BPF
 // program makes the encapsulation. It is known by a descriptor, which only its loader has.
-func programmed(attrs []rawnl.Attr) bool {
+func programmed(attrs []byte) bool {
 	for _, part := range [][2]uint16{{unix.RTA_ENCAP_TYPE, unix.RTA_ENCAP}, {unix.NHA_ENCAP_TYPE, unix.NHA_ENCAP}} {
-		typ, _ := rawnl.Find(attrs, part[0])
+		typ := rawnl.Get(attrs, part[0])
 		if len(typ) != 2 {
 			continue // another attribute has this number
 		}
-		encap, _ := rawnl.Find(attrs, part[1])
 		switch binary.NativeEndian.Uint16(typ) {
 		case unix.LWTUNNEL_ENCAP_BPF:
 			return true
 		case lwtunnelSEG6Local:
-			return rawnl.Get(encap, seg6LocalBPF) != nil
+			return rawnl.Get(rawnl.Get(attrs, part[1]), seg6LocalBPF) != nil
 		}
 	}
 	return false
@@ -111,21 +116,17 @@ func programmedRoute(m rawnl.Message) bool {
 	if len(m.Data) < unix.SizeofRtMsg {
 		return false
 	}
-	b := m.Data[unix.SizeofRtMsg:]
-	hops := rawnl.Get(b, unix.RTA_MULTIPATH)
-	if hops == nil && rawnl.Get(b, unix.RTA_ENCAP_TYPE) == nil {
+	attrs := m.Data[unix.SizeofRtMsg:]
+	hops := rawnl.Get(attrs, unix.RTA_MULTIPATH)
+	if hops == nil && rawnl.Get(attrs, unix.RTA_ENCAP_TYPE) == nil {
 		return false // as nearly all of a million
 	}
-	r, err := parseRoute(m)
-	if err != nil {
-		return false
-	}
 	for hop := range nexthopsOf(hops) {
-		if attrs, err := rawnl.ParseAttrs(hop[unix.SizeofRtNexthop:]); err == nil && programmed(attrs) {
+		if programmed(hop[unix.SizeofRtNexthop:]) {
 			return true
 		}
 	}
-	return programmed(r.attrs)
+	return programmed(attrs)
 }
 
 // asStated reports whether a dumped route has the form in which a request states it already, as nearly all of
@@ -134,7 +135,7 @@ func (r *routeMsg) asStated() bool {
 	if r.family() == unix.AF_MPLS || binary.NativeEndian.Uint32(r.hdr[8:])&^(unix.RTNH_F_ONLINK|unix.RTNH_F_PERVASIVE) != 0 {
 		return false
 	}
-	for _, a := range r.attrs {
+	for a := range rawnl.Each(r.attrs) {
 		switch a.Kind() {
 		case unix.RTA_CACHEINFO, unix.RTA_EXPIRES, unix.RTA_IIF, unix.RTA_UID, rtaNHID, unix.RTA_MULTIPATH:
 			return false
@@ -143,14 +144,24 @@ func (r *routeMsg) asStated() bool {
 	return true
 }
 
-// routeInput turns a dumped route into the form in which a request states it.
-func routeInput(r *routeMsg) routeMsg {
-	in := *r
+// routeRequest is the form in which a request states a route.
+type routeRequest struct {
+	hdr   [unix.SizeofRtMsg]byte
+	attrs []rawnl.Attr
+}
+
+func (r *routeRequest) encode(typ, flags uint16) rawnl.Message {
+	return join(typ, flags, r.hdr[:], r.attrs)
+}
+
+// input turns a dumped route into a request.
+func (r *routeMsg) input() routeRequest {
+	in := routeRequest{hdr: r.hdr}
 	// Of the flags only onlink is set by users; linkdown, offload and the like are the kernel's findings.
 	flags := binary.NativeEndian.Uint32(r.hdr[8:])
 	binary.NativeEndian.PutUint32(in.hdr[8:], flags&(unix.RTNH_F_ONLINK|unix.RTNH_F_PERVASIVE))
-	in.attrs = rawnl.Without(r.attrs, unix.RTA_CACHEINFO, unix.RTA_EXPIRES, unix.RTA_IIF, unix.RTA_UID)
-	if r.has(rtaNHID) {
+	in.attrs = rawnl.Without(r.list(), unix.RTA_CACHEINFO, unix.RTA_EXPIRES, unix.RTA_IIF, unix.RTA_UID)
+	if r.usesNexthop() {
 		// With net.ipv4.nexthop_compat_mode the dump states the nexthop's contents as well.
 		in.attrs = rawnl.Without(in.attrs, unix.RTA_OIF, unix.RTA_GATEWAY, unix.RTA_VIA, unix.RTA_MULTIPATH,
 			unix.RTA_ENCAP, unix.RTA_ENCAP_TYPE, unix.RTA_FLOW)
@@ -178,7 +189,7 @@ const userHZ = 100
 
 // expires returns the remaining lifetime of a route in seconds, 0 if it has none.
 func (r *routeMsg) expires() uint32 {
-	b, _ := rawnl.Find(r.attrs, unix.RTA_CACHEINFO)
+	b := r.attr(unix.RTA_CACHEINFO)
 	if len(b) < sizeofRtaCacheinfo || r.family() != unix.AF_INET6 {
 		return 0
 	}
@@ -190,25 +201,22 @@ func (r *routeMsg) expires() uint32 {
 }
 
 func routeAdd(r *routeMsg) rawnl.Message {
-	in := routeInput(r)
+	in := r.input()
 	if r.family() == unix.AF_MPLS { // a label has one route
-		m := in.encode(unix.RTM_NEWROUTE, in.attrs)
-		m.Flags = unix.NLM_F_CREATE | unix.NLM_F_EXCL
-		return m
+		return in.encode(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_EXCL)
 	}
 	if left := r.expires(); left > 0 {
 		in.attrs = append(in.attrs, u32Attr(unix.RTA_EXPIRES, left))
 	}
-	m := in.encode(unix.RTM_NEWROUTE, in.attrs)
-	m.Flags = routeAddFlags
-	return m
+	return in.encode(unix.RTM_NEWROUTE, routeAddFlags)
 }
 
 const routeAddFlags = unix.NLM_F_CREATE | unix.NLM_F_APPEND
 
 func routeDelete(r *routeMsg) rawnl.Message {
-	in := routeInput(r)
-	return in.encode(unix.RTM_DELROUTE, rawnl.Without(in.attrs, unix.RTA_PREF))
+	in := r.input()
+	in.attrs = rawnl.Without(in.attrs, unix.RTA_PREF)
+	return in.encode(unix.RTM_DELROUTE, 0)
 }
 
 // normalizeRoute brings a dumped route into the form of a request; that it expires is kept, when is not.
@@ -217,11 +225,11 @@ func normalizeRoute(m rawnl.Message) rawnl.Message {
 	if err != nil || r.asStated() {
 		return m
 	}
-	in := routeInput(&r)
+	in := r.input()
 	if r.expires() > 0 {
 		in.attrs = append(in.attrs, u32Attr(unix.RTA_EXPIRES, 0))
 	}
-	return in.encode(unix.RTM_NEWROUTE, in.attrs)
+	return in.encode(unix.RTM_NEWROUTE, 0)
 }
 
 // rank orders routes so that what a gateway is reached by comes before what goes through it: IPv4 checks

@@ -75,9 +75,9 @@ type sysctlFile struct{ path, value string }
 // sysctlReader reads parameters in the namespace of its thread.
 type sysctlReader struct {
 	buf   [sysctlSmall]byte
-	names map[string][]string // file names of a per-device directory, which are the same for all devices
-	twins twins
-	seen  map[twinParam]sysctlValue
+	told  told
+	known map[string]map[string]deviceParam // what netlink tells by directory of [perDevice] and name
+	names map[string][]deviceParam          // what there is in such a directory of a device; it is the same for all devices
 }
 
 // The kernel clears a buffer of the size that a read asks for, which costs more than all the rest of it: nearly all
@@ -87,52 +87,19 @@ const (
 	sysctlLarge = 1 << 17
 )
 
-// twins says which devices have the same parameters: those with the same string. A device that isn't there is
-// like no other.
-type twins map[string]string
-
-// twinParam is a parameter that all devices with the same parameters have.
-type twinParam struct{ twin, dir, name string }
-
-type sysctlValue struct {
-	value string
-	ok    bool
+// newSysctlReader returns a reader that takes from t what it can. It changes t.
+func newSysctlReader(t told) *sysctlReader {
+	return &sysctlReader{told: t, known: map[string]map[string]deviceParam{}, names: map[string][]deviceParam{}}
 }
 
-func newSysctlReader(t twins) *sysctlReader {
-	return &sysctlReader{names: map[string][]string{}, twins: t, seen: map[twinParam]sysctlValue{}}
-}
-
-// findTwins compares the parameters of devices as netlink tells them: one answer has hundreds of values, each of
-// which would be a file to open. What the values mean is of no interest here.
-func findTwins(ctx context.Context, nl *rawnl.Conn, links []link) (twins, error) {
-	msgs, err := nl.Dump(ctx, rawnl.Message{Type: unix.RTM_GETNEIGHTBL, Data: make([]byte, sizeofNdtMsg)})
-	if err != nil {
-		return nil, fmt.Errorf("dump neighbour tables: %w", err)
+// knownIn returns what netlink tells in a directory of [perDevice], by name.
+func (r *sysctlReader) knownIn(dir string) map[string]deviceParam {
+	params, ok := r.known[dir]
+	if !ok {
+		params = toldParams(dir)
+		r.known[dir] = params
 	}
-	neigh := map[int32]string{}
-	for _, m := range msgs {
-		if len(m.Data) < sizeofNdtMsg {
-			continue
-		}
-		params := rawnl.Get(m.Data[sizeofNdtMsg:], ndtaParms)
-		lasting := rawnl.Rewrite(params, func(a rawnl.Attr) (rawnl.Attr, bool) {
-			switch a.Kind() {
-			case ndtpaIfindex, ndtpaRefcnt, ndtpaReachableTime: // the device; counters; a value drawn by lot
-				return a, false
-			}
-			return a, true
-		})
-		neigh[int32(rawnl.Uint32(rawnl.Get(params, ndtpaIfindex)))] += string(m.Data[:1]) + string(lasting)
-	}
-	t := twins{}
-	for i := range links {
-		l := &links[i]
-		v4, _ := rawnl.Find(l.afSpec(unix.AF_INET), iflaInetConf)
-		v6, _ := rawnl.Find(l.afSpec(unix.AF_INET6), iflaInet6Conf)
-		t[l.name] = fmt.Sprintf("%d %s%s%s", len(v4), v4, v6, neigh[l.index])
-	}
-	return t, nil
+	return params
 }
 
 // read returns a parameter's value. A parameter that can't be read at the moment (stable_secret before it
@@ -140,47 +107,15 @@ func findTwins(ctx context.Context, nl *rawnl.Conn, links []link) (twins, error)
 func (r *sysctlReader) read(p string) (string, bool) {
 	dir, name := path.Split(p)
 	dir, dev := path.Split(strings.TrimSuffix(dir, "/"))
-	if sysctlDevice(p) != dev {
-		return readSysctl(unix.AT_FDCWD, sysctlRoot+"/"+p, r.buf[:])
+	dir = strings.TrimSuffix(dir, "/")
+	if told, ok := r.told[deviceDir{dev, dir}]; ok {
+		if param, ok := r.knownIn(dir)[name]; ok {
+			if v, ok := param.in(dir, told); ok {
+				return v, true
+			}
+		}
 	}
-	return r.readDevice(dev, strings.TrimSuffix(dir, "/"), name, unix.AT_FDCWD, sysctlRoot+"/"+p)
-}
-
-// readDevice returns the value of a device's parameter, which is the file at a path below an open directory.
-func (r *sysctlReader) readDevice(dev, dir, name string, at int, p string) (string, bool) {
-	twin, ok := r.twins[dev]
-	if !ok || dir == "ipv6/conf" && !told(name) {
-		return readSysctl(at, p, r.buf[:])
-	}
-	param := twinParam{twin, dir, name}
-	v, seen := r.seen[param]
-	if !seen {
-		v.value, v.ok = readSysctl(at, p, r.buf[:])
-		r.seen[param] = v
-	}
-	return v.value, v.ok
-}
-
-// told reports whether netlink is known to tell of an IPv6 parameter of devices. It leaves out a few, and may leave
-// out what later kernels add; of IPv4 and of neighbour tables it tells all.
-func told(name string) bool {
-	switch name {
-	case "accept_dad", "accept_ra", "accept_ra_defrtr", "accept_ra_from_local", "accept_ra_min_hop_limit",
-		"accept_ra_min_lft", "accept_ra_mtu", "accept_ra_pinfo", "accept_ra_rt_info_max_plen",
-		"accept_ra_rt_info_min_plen", "accept_ra_rtr_pref", "accept_redirects", "accept_source_route",
-		"accept_untracked_na", "autoconf", "dad_transmits", "disable_ipv6", "disable_policy",
-		"drop_unicast_in_l2_multicast", "drop_unsolicited_na", "enhanced_dad", "force_forwarding",
-		"force_mld_version", "force_tllao", "forwarding", "hop_limit", "ignore_routes_with_linkdown",
-		"ioam6_enabled", "ioam6_id", "ioam6_id_wide", "keep_addr_on_down", "max_addresses", "max_desync_factor",
-		"mc_forwarding", "mldv1_unsolicited_report_interval", "mldv2_unsolicited_report_interval", "mtu",
-		"ndisc_evict_nocarrier", "ndisc_notify", "ndisc_tclass", "optimistic_dad", "proxy_ndp",
-		"ra_defrtr_metric", "regen_max_retry", "router_probe_interval", "router_solicitation_delay",
-		"router_solicitation_interval", "router_solicitation_max_interval", "router_solicitations",
-		"rpl_seg_enabled", "seg6_enabled", "seg6_require_hmac", "suppress_frag_ndisc", "temp_prefered_lft", //nolint:misspell // the kernel's
-		"temp_valid_lft", "use_oif_addrs_only", "use_optimistic", "use_tempaddr":
-		return true
-	}
-	return false
+	return readSysctl(unix.AT_FDCWD, sysctlRoot+"/"+p, r.buf[:])
 }
 
 // readSysctl reads the file at a path below an open directory. A value that may not fit into buf is read into a larger
@@ -207,26 +142,27 @@ func (r *sysctlReader) namespace() ([]sysctlFile, error) {
 	files := make([]sysctlFile, 0, 512)
 	var walk func(p string) error
 	walk = func(p string) error {
-		dir, err := os.Open(path.Join(sysctlRoot, p))
+		dir, err := os.Open(sysctlRoot + "/" + p)
 		if err != nil {
 			return fmt.Errorf("list sysctls: %w", err)
 		}
 		defer dir.Close()
-		entries, err := dir.ReadDir(-1)
+		entries, err := dir.ReadDir(-1) // the kernel lists them by name
 		if err != nil {
 			return fmt.Errorf("list sysctls: %w", err)
 		}
-		fd := int(dir.Fd())
+		at := int(dir.Fd())
 		for _, e := range entries {
-			p := path.Join(p, e.Name())
+			name := e.Name()
+			p := p + name
 			switch {
 			case e.IsDir() && sysctlDevice(p) != "":
 			case e.IsDir():
-				if err := walk(p); err != nil {
+				if err := walk(p + "/"); err != nil {
 					return err
 				}
 			case sysctlCarried(p):
-				if v, ok := readSysctl(fd, e.Name(), r.buf[:]); ok {
+				if v, ok := readSysctl(at, name, r.buf[:]); ok {
 					files = append(files, sysctlFile{p, v})
 				}
 			}
@@ -237,38 +173,50 @@ func (r *sysctlReader) namespace() ([]sysctlFile, error) {
 	return files, err
 }
 
-// device reads one device's parameters in the given directories of [perDevice].
-func (r *sysctlReader) device(dev string, dirs ...string) []sysctlFile {
-	files := make([]sysctlFile, 0, 128)
-	for _, dir := range dirs {
-		f, err := os.Open(path.Join(sysctlRoot, dir, dev))
-		if err != nil {
-			continue // the device takes no part in this protocol
-		}
-		at := int(f.Fd())
-		for _, name := range r.namesIn(f, dir) {
-			if v, ok := r.readDevice(dev, dir, name, at, name); ok {
-				files = append(files, sysctlFile{dir + "/" + dev + "/" + name, v})
+// device visits the parameters that a device has in a directory of [perDevice].
+func (r *sysctlReader) device(dev, dir string, visit func(name, value string)) {
+	told := r.told[deviceDir{dev, dir}]
+	var f *os.File // opened if there is anything to read from it
+	defer func() { f.Close() }()
+	for _, p := range r.paramsOf(dev, dir) {
+		v, ok := p.in(dir, told)
+		if !ok && f == nil {
+			var err error
+			if f, err = os.Open(path.Join(sysctlRoot, dir, dev)); err != nil {
+				return // the device takes no part in this protocol
 			}
 		}
-		f.Close()
+		if !ok {
+			v, ok = readSysctl(int(f.Fd()), p.name, r.buf[:])
+		}
+		if ok {
+			visit(p.name, v)
+		}
 	}
-	return files
 }
 
-// namesIn lists the parameters that a device has in a directory of [perDevice], of which f is its own.
-func (r *sysctlReader) namesIn(f *os.File, dir string) []string {
-	names, ok := r.names[dir]
-	if !ok {
-		var err error
-		if names, err = f.Readdirnames(-1); err != nil {
-			return nil
-		}
-		names = slices.DeleteFunc(names, func(name string) bool { return !sysctlCarried(path.Join(dir, "x", name)) })
-		slices.Sort(names)
-		r.names[dir] = names
+// paramsOf returns the parameters that devices have in a directory of [perDevice]; dev is one that may take part in
+// the directory's protocol.
+func (r *sysctlReader) paramsOf(dev, dir string) []deviceParam {
+	if params, ok := r.names[dir]; ok {
+		return params
 	}
-	return names
+	entries, err := os.ReadDir(path.Join(sysctlRoot, dir, dev))
+	if err != nil {
+		return nil
+	}
+	var params []deviceParam
+	for _, e := range entries {
+		if p, ok := r.knownIn(dir)[e.Name()]; !sysctlCarried(path.Join(dir, dev, e.Name())) {
+			continue
+		} else if ok {
+			params = append(params, p)
+		} else {
+			params = append(params, deviceParam{name: e.Name(), at: -1})
+		}
+	}
+	r.names[dir] = params
+	return params
 }
 
 // isLinkMTU tells a device's IPv6 MTU, which starts as the link's and not as default's.
@@ -276,69 +224,99 @@ func isLinkMTU(p string) bool {
 	return strings.HasPrefix(p, "ipv6/conf/") && path.Base(p) == "mtu" && sysctlDevice(p) != ""
 }
 
-// defaultOf returns the path of the parameter from which a new device's one starts.
-func defaultOf(p, dev string) string {
-	return strings.Replace(p, "/"+dev+"/", "/default/", 1)
-}
-
 // captureSysctls reads the parameters of a namespace and of its devices.
 //
 // The IPv6 MTU of a device that equals its link's is left out: it follows from the link.
-func captureSysctls(ctx context.Context, n *ns.NS, nl *rawnl.Conn, links []link) ([]Sysctl, error) {
-	same, err := findTwins(ctx, nl, links)
-	if err != nil {
-		return nil, err
-	}
+func captureSysctls(ctx context.Context, n *ns.NS, links []link) ([]Sysctl, error) {
 	baseline := make(chan baseline, 1) // read meanwhile
 	go func() { baseline <- freshLately() }()
-	var files []sysctlFile
-	r := newSysctlReader(same)
-	err = n.Do(func() (err error) {
-		files, err = r.namespace()
-		return err
-	})
-	b := <-baseline
-	if err = errors.Join(err, b.err); err != nil {
+	told, err := tell(ctx, n, links)
+	if err != nil {
 		return nil, fmt.Errorf("capture sysctls: %w", err)
 	}
-	fresh := b.values
 	var all []Sysctl
-	defaults := map[string]string{}
 	err = n.Do(func() error {
-		for _, f := range files {
-			v, ok := fresh[f.path]
-			if strings.HasPrefix(f.path, "mpls/conf/") && f.value == "0" {
-				continue // as of every new device
-			}
-			all = append(all, Sysctl{Path: f.path, Value: f.value, Fresh: ok && v == f.value})
-			defaults[f.path] = f.value
+		r := newSysctlReader(told)
+		files, err := r.namespace()
+		b := <-baseline
+		if err = errors.Join(err, b.err); err != nil {
+			return err
 		}
-		for p, v := range fresh {
-			if _, ok := defaults[p]; !ok && strings.Contains(p, "/neigh/default/") {
-				all = append(all, Sysctl{Path: p, Value: v, Fresh: true})
-				defaults[p] = v
-			}
-		}
-		for i := range links {
-			dev := links[i].name
-			mtu := strconv.FormatUint(uint64(rawnl.Uint32(links[i].attr(unix.IFLA_MTU))), 10)
-			for _, f := range r.device(dev, perDevice()...) {
-				if v, ok := defaults[defaultOf(f.path, dev)]; ok && v == f.value {
-					continue
-				}
-				if isLinkMTU(f.path) && f.value == mtu {
-					continue
-				}
-				all = append(all, Sysctl{Path: f.path, Value: f.value, Fresh: dev == "lo" && fresh[f.path] == f.value})
-			}
-		}
+		all = differing(r, links, files, b.values)
 		return nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("capture sysctls: %w", err)
 	}
-	slices.SortFunc(all, func(a, b Sysctl) int { return strings.Compare(a.Path, b.Path) })
 	return all, nil
+}
+
+// differing returns the parameters that a State holds: those of the namespace, which files lists, and those of devices
+// that differ from what new devices get.
+func differing(r *sysctlReader, links []link, files []sysctlFile, fresh map[string]string) []Sysctl {
+	own := make([]Sysctl, 0, len(files))
+	defaults := map[string]string{}
+	for _, f := range files {
+		v, ok := fresh[f.path]
+		if strings.HasPrefix(f.path, "mpls/conf/") && f.value == "0" {
+			continue // as of every new device
+		}
+		own = append(own, Sysctl{Path: f.path, Value: f.value, Fresh: ok && v == f.value})
+		if strings.Contains(f.path, "/default/") {
+			defaults[f.path] = f.value
+		}
+	}
+	var devices []Sysctl
+	for p, v := range fresh {
+		if _, ok := defaults[p]; !ok && strings.Contains(p, "/neigh/default/") {
+			devices = append(devices, Sysctl{Path: p, Value: v, Fresh: true})
+			defaults[p] = v
+		}
+	}
+	for _, dir := range perDevice() {
+		initial := inDirectory(defaults, dir+"/default/")
+		for i := range links {
+			dev := links[i].name
+			r.device(dev, dir, func(name, value string) {
+				if v, ok := initial[name]; ok && v == value {
+					return
+				}
+				p := dir + "/" + dev + "/" + name
+				if isLinkMTU(p) && value == strconv.FormatUint(uint64(rawnl.Uint32(links[i].attr(unix.IFLA_MTU))), 10) {
+					return
+				}
+				devices = append(devices, Sysctl{Path: p, Value: value, Fresh: dev == "lo" && fresh[p] == value})
+			})
+		}
+	}
+	return mergeSysctls(own, devices)
+}
+
+// mergeSysctls joins two lists by path. The first is long and comes nearly sorted, so that sorting both apart is cheap.
+func mergeSysctls(a, b []Sysctl) []Sysctl {
+	byPath := func(a, b Sysctl) int { return strings.Compare(a.Path, b.Path) }
+	slices.SortFunc(a, byPath)
+	slices.SortFunc(b, byPath)
+	all := make([]Sysctl, 0, len(a)+len(b))
+	for len(a) > 0 && len(b) > 0 {
+		if byPath(a[0], b[0]) <= 0 {
+			all, a = append(all, a[0]), a[1:]
+		} else {
+			all, b = append(all, b[0]), b[1:]
+		}
+	}
+	return slices.Concat(all, a, b)
+}
+
+// inDirectory returns the values of the files whose paths are a prefix and a name, by name.
+func inDirectory(values map[string]string, prefix string) map[string]string {
+	some := map[string]string{}
+	for p, v := range values {
+		if name, ok := strings.CutPrefix(p, prefix); ok {
+			some[name] = v
+		}
+	}
+	return some
 }
 
 // freshSysctls returns the parameters of a namespace that was just made: several are inherited from the
@@ -356,11 +334,16 @@ func freshSysctls() baseline {
 		if err != nil {
 			return err
 		}
-		for _, f := range append(files, r.device("lo", perDevice()...)...) {
+		for _, f := range files {
 			values[f.path] = f.value
-			if strings.Contains(f.path, "/neigh/lo/") {
-				values[defaultOf(f.path, "lo")] = f.value
-			}
+		}
+		for _, dir := range perDevice() {
+			r.device("lo", dir, func(name, value string) {
+				values[dir+"/lo/"+name] = value
+				if strings.HasSuffix(dir, "/neigh") {
+					values[dir+"/default/"+name] = value
+				}
+			})
 		}
 		return nil
 	})
@@ -478,14 +461,14 @@ func (s *State) deviceSysctls(devices []string) []Sysctl {
 // returns those that can't be set yet, because the parameter does not exist or another one bounds it, and those
 // that are not set here and needn't be: the namespace can't set them, so that the value was not its own choice,
 // or a fresh namespace of the source host had the value.
-func writeSysctls(list []Sysctl, same twins) (later, skipped []Sysctl) {
-	r := newSysctlReader(same)
+func writeSysctls(list []Sysctl, t told) (later, skipped []Sysctl) {
+	r := newSysctlReader(t)
 	for _, c := range list {
 		have, ok := r.read(c.Path)
 		if ok && have == c.Value {
 			continue
 		}
-		delete(r.twins, sysctlDevice(c.Path)) // from now on it is like no other
+		r.told.forget(sysctlDevice(c.Path))
 		if err := writeSysctl(c.Path, c.Value); err != nil {
 			switch {
 			case !ok && c.Fresh: // of a protocol or a module that is not here

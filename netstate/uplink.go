@@ -248,27 +248,23 @@ func (h *host) describeLayer3(ctx context.Context, u *Uplink, outer link) error 
 		}
 	}
 	return h.ns.Do(func() error {
-		u.Sysctls = deviceSettings(outer.name)
+		u.Sysctls = deviceSettings(outer.name, toldOf(outer))
 		return nil
 	})
 }
 
 // deviceSettings reads what differs from default for a device in the thread's namespace.
-func deviceSettings(dev string) []Setting {
-	conf := []string{"ipv4/conf", "ipv6/conf"}
-	r := newSysctlReader(nil)
-	defaults := map[string]string{}
-	for _, f := range r.device("default", conf...) {
-		defaults[f.path] = f.value
-	}
+func deviceSettings(dev string, t told) []Setting {
 	var list []Setting
-	for _, f := range r.device(dev, conf...) {
-		if isLinkMTU(f.path) {
-			continue
-		}
-		if v, ok := defaults[defaultOf(f.path, dev)]; ok && v != f.value {
-			list = append(list, Setting{Name: strings.Replace(f.path, "/"+dev+"/", "/", 1), Value: f.value})
-		}
+	r := newSysctlReader(t)
+	for _, dir := range []string{"ipv4/conf", "ipv6/conf"} {
+		defaults := map[string]string{}
+		r.device("default", dir, func(name, value string) { defaults[name] = value })
+		r.device(dev, dir, func(name, value string) {
+			if v, ok := defaults[name]; ok && v != value && !isLinkMTU(dir+"/"+dev+"/"+name) {
+				list = append(list, Setting{Name: dir + "/" + name, Value: value})
+			}
+		})
 	}
 	return list
 }

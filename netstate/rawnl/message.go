@@ -128,19 +128,30 @@ func ParseAttrs(b []byte) ([]Attr, error) {
 	if len(b) == 0 {
 		return nil, nil
 	}
+	if err := Check(b); err != nil {
+		return nil, err
+	}
 	attrs := make([]Attr, 0, 8) // as many as a route has, so that most runs need no second allocation
+	for a := range Each(b) {
+		attrs = append(attrs, a)
+	}
+	return attrs, nil
+}
+
+// Check reports whether a run of attributes is well-formed, so that [Each] and [Get] see all of it. The error is
+// [ErrMalformed].
+func Check(b []byte) error {
 	for len(b) > 0 {
 		if len(b) < unix.SizeofNlAttr {
-			return nil, fmt.Errorf("%w: attribute header of %d bytes", ErrMalformed, len(b))
+			return fmt.Errorf("%w: attribute header of %d bytes", ErrMalformed, len(b))
 		}
 		n := int(binary.NativeEndian.Uint16(b))
 		if n < unix.SizeofNlAttr || n > len(b) {
-			return nil, fmt.Errorf("%w: attribute length %d in %d bytes", ErrMalformed, n, len(b))
+			return fmt.Errorf("%w: attribute length %d in %d bytes", ErrMalformed, n, len(b))
 		}
-		attrs = append(attrs, Attr{Type: binary.NativeEndian.Uint16(b[2:]), Data: b[unix.SizeofNlAttr:n:n]})
 		b = b[min(Align(n), len(b)):]
 	}
-	return attrs, nil
+	return nil
 }
 
 // AppendAttr appends one attribute, padded to alignment.
