@@ -17,6 +17,7 @@ type signals struct {
 	broken chan os.Signal
 	got    atomic.Pointer[unix.Signal]
 	left   atomic.Bool // somebody else handles signals now
+	hangup atomic.Pointer[func()]
 }
 
 func catchSignals(parent context.Context, u *ui) (context.Context, *signals) {
@@ -33,6 +34,10 @@ func catchSignals(parent context.Context, u *ui) (context.Context, *signals) {
 		for sig := range s.ch {
 			sig := sig.(unix.Signal)
 			if s.left.Load() {
+				continue
+			}
+			if f := s.hangup.Load(); f != nil && sig == unix.SIGHUP {
+				(*f)()
 				continue
 			}
 			if s.got.CompareAndSwap(nil, &sig) {
@@ -54,6 +59,12 @@ func (s *signals) leave() unix.Signal {
 		return *sig
 	}
 	return 0
+}
+
+// onHangup has SIGHUP mean something else than the end, as daemons have it: f is called instead, one at a time.
+func (s *signals) onHangup(f func()) {
+	s.hangup.Store(&f)
+	signal.Notify(s.ch, unix.SIGHUP) // also under nohup(1)
 }
 
 func (s *signals) stop() {

@@ -18,7 +18,7 @@ import (
 
 // authority is a CA made for a test.
 type authority struct {
-	t    *testing.T
+	t    testing.TB
 	dir  string
 	file string
 	cert *x509.Certificate
@@ -26,7 +26,7 @@ type authority struct {
 	last int64 // serial number
 }
 
-func newAuthority(t *testing.T, name string) *authority {
+func newAuthority(t testing.TB, name string) *authority {
 	t.Helper()
 	a := &authority{t: t, dir: t.TempDir(), last: 1}
 	a.key = newKey(t)
@@ -46,7 +46,7 @@ func newAuthority(t *testing.T, name string) *authority {
 	return a
 }
 
-func newKey(t *testing.T) *ecdsa.PrivateKey {
+func newKey(t testing.TB) *ecdsa.PrivateKey {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

@@ -15,12 +15,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Options of Dial. Each transport uses its own.
+// Options of Dial. Each transport uses its own. As JSON they hold no secrets, only where these are.
 type Options struct {
-	SSH SSHOptions
-	TLS Files
+	SSH SSHOptions `json:"ssh,omitzero"`
+	TLS Files      `json:"tls,omitzero"`
 	// Stderr is told what ssh or the command prints there, as it comes. nil: only errors tell it.
-	Stderr io.Writer
+	Stderr io.Writer `json:"-"`
 }
 
 // Dial reaches the other side. When it returns, whoever is there has begun to speak. ctx bounds Dial alone, not the
@@ -182,7 +182,10 @@ func readRefusal(r *bufio.Reader) error {
 	return &RefusedError{Reason: Refusal(b[denySize-3]), Text: printable(string(text))}
 }
 
-var errSilent = errors.New("the other side closed the connection before it said anything")
+var errSilent error = &hintedError{
+	err:  errors.New("the other side closed the connection before it said anything"),
+	hint: "see whether it is nsmigrate that is reached there, and what its log says",
+}
 
 // printable keeps another host from playing with our terminal.
 func printable(s string) string {

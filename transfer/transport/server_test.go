@@ -75,7 +75,7 @@ type testServer struct {
 }
 
 // start runs a server on the loopback interface until the end of the test.
-func start(t *testing.T, o ServerOptions) *testServer {
+func start(t testing.TB, o ServerOptions) *testServer {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -86,7 +86,7 @@ func start(t *testing.T, o ServerOptions) *testServer {
 	return s
 }
 
-func startOn(t *testing.T, o ServerOptions, l net.Listener) *testServer {
+func startOn(t testing.TB, o ServerOptions, l net.Listener) *testServer {
 	t.Helper()
 	s := &testServer{log: newJournal(), done: make(chan error, 1)}
 	if o.Handler == nil {

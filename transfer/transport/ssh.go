@@ -14,20 +14,20 @@ import (
 // SSHOptions of a connection by ssh. The zero value is useful.
 type SSHOptions struct {
 	// Args are further arguments of ssh, before those that we give: options that are given first count.
-	Args []string
+	Args []string `json:"args,omitempty"`
 	// RemotePath is what is run over there, read by the shell of the user there: a program's path, or also a command
 	// before it such as "sudo -n nsmigrate". Empty is "nsmigrate".
-	RemotePath string
+	RemotePath string `json:"remote_path,omitempty"`
 	// Verb are the arguments of nsmigrate over there. nil is "receive --stdio". Each is a plain word.
-	Verb []string
+	Verb []string `json:"verb,omitempty"`
 	// PushBinary brings a copy of our own program there first, runs that, and removes it afterwards.
-	PushBinary bool
+	PushBinary bool `json:"push_binary,omitempty"`
 	// Executable is the program that PushBinary brings. Empty is our own.
-	Executable string
+	Executable string `json:"executable,omitempty"`
 	// Interactive lets ssh ask for passwords and unknown host keys on the terminal.
-	Interactive bool
+	Interactive bool `json:"-"`
 	// Program is the ssh client. Empty is "ssh".
-	Program string
+	Program string `json:"program,omitempty"`
 }
 
 // arguments of the ssh client that runs a command.

@@ -18,10 +18,10 @@ import (
 
 // Files of a side's TLS.
 type Files struct {
-	CA   string // certificates, PEM, that the other side's certificate must come from. Empty: those of the system
-	Cert string // our certificate and those between it and the CA, PEM
-	Key  string // its private key, PEM
-	CRL  string // lists of revoked certificates, PEM or DER; empty: none is revoked
+	CA   string `json:"ca,omitempty"`   // certificates, PEM, that the other side's certificate must come from. Empty: those of the system
+	Cert string `json:"cert,omitempty"` // our certificate and those between it and the CA, PEM
+	Key  string `json:"key,omitempty"`  // its private key, PEM
+	CRL  string `json:"crl,omitempty"`  // lists of revoked certificates, PEM or DER; empty: none is revoked
 }
 
 // credentials are what the files hold.
