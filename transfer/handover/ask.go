@@ -45,13 +45,13 @@ func (s *sender) ask(ctx context.Context) error {
 			doubt.Answer, doubt.Err = "", err
 		}
 		if err == nil {
-			e, ok := answer.Verdict.event()
-			if !ok {
-				return doubt
-			}
-			if e != onSilence {
+			e, again := answer.Verdict.event()
+			if e != "" {
 				s.learn(e, answer)
 				return nil
+			}
+			if !again {
+				return doubt
 			}
 		}
 		select {

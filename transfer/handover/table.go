@@ -41,7 +41,6 @@ const (
 	onPrepared event = "prepared" // the destination has all of the service
 	onRunning  event = "running"  // the destination says that the service lives there
 	onAborted  event = "aborted"  // the destination says that it never will
-	onSilence  event = "silence"  // nothing is heard of the destination, or it hasn't decided
 
 	// On the destination.
 	onOffer    event = "offer"    // a source asks for a migration
@@ -110,7 +109,7 @@ func (a action) enters() (State, bool) {
 // optional says that a reaction goes on when the action fails: a message to somebody who may not hear it any more, or a
 // record that only spares whoever comes next a question.
 func (a action) optional() bool {
-	return slices.Contains([]action{sendRunning, sendBye, sendAbort, enter(Resumed), enter(Aborted)}, a)
+	return slices.Contains([]action{sendRunning, sendBye, sendAbort, enter(Resumed)}, a)
 }
 
 // reaction is a line of the protocol: what a role does in any of some states when something happens.
@@ -145,7 +144,6 @@ func protocol() []reaction {
 		// resumed; as long as the destination isn't live, it never will be. In between the source asks.
 		{source, in(Running, Frozen), onFailed, do(enter(Resumed), doResume, sendAbort, finish)},
 		{source, in(Released), onFailed, do(doAsk)},
-		{source, in(Released), onSilence, do(doAsk)},
 		{source, in(Released), onAborted, do(enter(Resumed), doResume, finish)},
 		{destination, in(Building, Prepared), onFailed, do(enter(Aborted), sendAbort, doUndo, finish)},
 
@@ -195,8 +193,8 @@ func (s State) tombstone(role journal.Role) journal.Tombstone {
 
 // sync says that the journal must have a state on the disk before anything else happens. For the others the kernel's
 // memory is enough: a copy of the service ends with it too, and a host that was restarted without them comes to the
-// same end. Only whether the service has lived here makes a difference to what a source is told.
-func (s State) sync() bool { return s == Live }
+// same end. Only what a source may be told of a destination that was restarted has to be on the disk.
+func (s State) sync() bool { return s == Live || s == Aborted }
 
 // journalled says that the journal has the state.
 func (s State) journalled() bool { return s != Idle && s != Offered && s != Agreed }

@@ -60,15 +60,15 @@ const (
 	VerdictUnknown Verdict = "unknown" // nothing is known of the migration
 )
 
-// event returns what an answer means to the source. ok is false where a person has to decide.
-func (v Verdict) event() (e event, ok bool) {
+// event returns what an answer means to the source, or that it has to ask again; if neither, a person has to decide.
+func (v Verdict) event() (e event, again bool) {
 	switch v {
 	case VerdictLive:
-		return onRunning, true
+		return onRunning, false
 	case VerdictAborted:
-		return onAborted, true
+		return onAborted, false
 	case VerdictBusy, VerdictStuck:
-		return onSilence, true
+		return "", true
 	}
 	return "", false
 }
