@@ -34,12 +34,51 @@ func familyCases() []struct {
 			ip xfrm policy add src 10.0.0.0/8 dst 192.0.2.0/24 dir out priority 7 tmpl src 10.0.0.1 dst 192.0.2.1 proto esp reqid 5 mode tunnel
 			ip xfrm policy add src 192.0.2.0/24 dst 10.0.0.0/8 dir in if_id 77 tmpl src 192.0.2.1 dst 10.0.0.1 proto esp mode tunnel
 			ip xfrm policy setdefault in accept fwd block out accept`},
-		{"MPTCP, offloads and channels, segment routing and IOAM", `
-			ip link add e0 numtxqueues 4 numrxqueues 4 type veth peer name e1; ip link set dev e0 up; ip link set dev e1 up
-			ip addr add 10.0.0.1/24 dev e0; ip addr add 10.0.0.2/24 dev e0
-			ip mptcp endpoint add 10.0.0.1 signal; ip mptcp endpoint add 10.0.0.2 dev e0 subflow backup; ip mptcp limits set subflows 5
-			ethtool -K e0 tx off gro on rx-gro-list on; ethtool -L e0 rx 2 tx 3
-			ip sr tunsrc set fd00::7; ip ioam namespace add 7 data 0x10`},
+	}
+}
+
+// objectCase is a [kindCase] with objects that only a tool of their own prints.
+type objectCase struct{ name, needs, script, list string }
+
+// objectCases are namespaces with objects that are spoken of over generic netlink, on links that are carried.
+func objectCases() []objectCase {
+	return []objectCase{
+		{
+			"ports of foo over UDP", "/sys/module/fou", `modprobe -a fou fou6; ip link set lo up
+			ip fou add port 5555 ipproto 4; ip fou add port 5556 gue; ip -6 fou add port 5557 ipproto 41; ip fou add port 5558 gue local 127.0.0.1`,
+			"ip fou show | sort; ip -6 fou show | sort",
+		},
+		{
+			"virtual services", "/sys/module/ip_vs", `ip link set lo up; ip addr add 10.0.0.1/24 dev lo
+			ipvsadm -A -t 10.0.0.1:80 -s rr -p 77; ipvsadm -a -t 10.0.0.1:80 -r 10.0.0.2:8080 -m -w 3; ipvsadm -a -t 10.0.0.1:80 -r 10.0.0.3:80 -g -x 100 -y 50
+			ipvsadm -A -u 10.0.0.1:53 -s wlc -o; ipvsadm -a -u 10.0.0.1:53 -r 10.0.0.5 -i; ipvsadm -A -f 7 -s sh -b sh-fallback; ipvsadm -a -f 7 -r 10.0.0.6 -m
+			ipvsadm -A -t [fd00::1]:80 -s lc; ipvsadm -a -t [fd00::1]:80 -r [fd00::2]:80 -m; ipvsadm --set 100 20 30
+			ipvsadm --start-daemon master --mcast-interface lo --syncid 7`,
+			"ipvsadm -S -n | sort; ipvsadm -L --timeout; ipvsadm -L --daemon; ipvsadm -L -n --thresholds | sort",
+		},
+		{
+			"translations of locators", "/sys/module/ila", `modprobe ila; ip link add d0 type dummy; ip link set d0 up
+			ip ila add loc_match 1:2:3:4 loc 5:6:7:8; ip ila add loc_match 2:2:3:4 loc 5:6:7:9 csum-mode neutral-map dev d0`,
+			"ip ila list | awk '{ print $3, $4, $5 }' | sort", // it prints addresses of its own memory before
+		},
+		{
+			"keys and peers of wireguard", "wireguard", `umask 077; cd $(mktemp -d); for k in 1 2 3 4; do wg genkey > key$k; wg pubkey < key$k > pub$k; done; wg genpsk > psk
+			ip link add wg0 type wireguard; ip link add wg1 type wireguard; ip link set wg0 up; ip addr add 10.7.0.1/24 dev wg0
+			wg set wg0 private-key key1 listen-port 5555 fwmark 0x77 peer $(cat pub2) preshared-key psk endpoint 192.0.2.1:7777 persistent-keepalive 25 allowed-ips 10.0.0.0/8,fd00::/8 peer $(cat pub3) endpoint '[2001:db8::1]:9' allowed-ips 192.0.2.0/24
+			wg set wg0 peer $(cat pub4); wg set wg1 peer $(cat pub1) allowed-ips $(seq -s, -f 11.0.%g.0/24 1 250)`,
+			"wg show all dump | cut -f 1-5,9 | sort; wg showconf wg0 | sort", // without what was counted
+		},
+		{
+			"paths, offloads, segment routing and OAM", "", `
+			ip link add e0 numtxqueues 4 numrxqueues 4 type veth peer name e1; ip link set dev e0 up; ip link set dev e1 up; modprobe -q tun || true; ip tuntap add dev tap0 mode tap
+			ip addr add 10.0.0.1/24 dev e0; ip addr add 10.0.0.2/24 dev e0; ip addr add fd00::1/64 dev e0 nodad
+			ip mptcp endpoint add 10.0.0.1 signal; ip mptcp endpoint add 10.0.0.2 id 77 dev e0 subflow backup; ip mptcp endpoint add fd00::1 subflow fullmesh; ip mptcp limits set subflows 5 add_addr_accepted 3
+			ethtool -K e0 tx off gro on rx-gro-list on; ethtool -L e0 rx 2 tx 3; ethtool -C tap0 rx-frames 7; ethtool -s tap0 speed 1000 duplex half port fibre
+			ip sr tunsrc set fd00::7; printf 'secret\nsecret\n' | ip sr hmac set 17 sha256 >/dev/null
+			ip ioam namespace add 7 data 0x10 wide 0x20; ip ioam schema add 5 abcd; ip ioam namespace set 7 schema 5`,
+			`ip mptcp endpoint show; ip mptcp limits show; ip sr tunsrc show; ip sr hmac show; ip ioam namespace show; ip ioam schema show
+			for d in lo e0 e1 tap0; do ethtool $d; for f in k l g c; do ethtool -$f $d || true; done; done 2>&1`,
+		},
 	}
 }
 
@@ -52,8 +91,6 @@ func familyCommands() []string {
 		"iptables-legacy-save | grep -v '^#' || true",
 		"ip xfrm policy; ip xfrm policy getdefault",
 		"ip -s xfrm state",
-		"ip mptcp endpoint show; ip mptcp limits show; ip sr tunsrc show; ip ioam namespace show",
-		`for d in $(ls /proc/sys/net/ipv4/conf | grep -vE '^(all|default)$'); do ethtool -k $d; ethtool -l $d || true; done 2>&1`,
 	}
 }
 

@@ -288,9 +288,20 @@ func kindCommands() []string {
 		`for f in /proc/net/vlan/*; do echo "$f"; grep -siv total "$f" || true; done`, "grep -hsv Count /proc/net/bonding/* || true")
 }
 
-// TestKinds moves namespaces with links of every kind that the kernel offers.
+// TestKinds moves namespaces with links of every kind that the kernel offers, and objects of every family.
 func TestKinds(t *testing.T) {
 	needRoot(t)
+	for _, c := range objectCases() {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			for need := range strings.FieldsSeq(c.needs) {
+				if why := lack(t, need); why != "" {
+					t.Skip(why)
+				}
+			}
+			roundTrip(t, c.script, append(toolCommands(), c.list))
+		})
+	}
 	for _, c := range kindCases() {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()

@@ -1,11 +1,15 @@
 package genl
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/nsmigrate/nsmigrate/netstate/rawnl"
 )
@@ -13,10 +17,16 @@ import (
 // linux/ethtool_netlink.h, linux/ethtool.h.
 const (
 	ethtoolGetStrings  = 1
+	ethtoolGetInfo     = 2 // ETHTOOL_MSG_LINKINFO_GET
+	ethtoolSetInfo     = 3
+	ethtoolGetModes    = 4 // ETHTOOL_MSG_LINKMODES_GET
+	ethtoolSetModes    = 5
 	ethtoolGetFeatures = 11
 	ethtoolSetFeatures = 12
 	ethtoolGetChannels = 17
 	ethtoolSetChannels = 18
+	ethtoolGetCoalesce = 19
+	ethtoolSetCoalesce = 20
 
 	ethtoolHeader = 1 // in every message
 
@@ -42,20 +52,27 @@ const (
 	stringValue     = 2
 	featuresStrings = 4 // ETH_SS_FEATURES
 
+	infoPort       = 2
+	modesSpeed     = 5
+	modesDuplex    = 6
+	coalesceFrames = 3 // ETHTOOL_A_COALESCE_RX_MAX_FRAMES
+
 	channelsMax   = 2 // the first of four maxima: receive, transmit, other, combined
 	channelsCount = 6 // the first of four counts
 )
 
 // ethtool carries the offloads that a user wants of a device, where something else is wanted than the kernel's default
-// for most links, and the numbers of channels of veth, where there is a choice. Virtual devices have no other settings
-// that ethtool could change, except for the coalescing of tun, which is a process's to set with the device.
+// for most links, the numbers of channels of veth, where there is a choice, and the speed, port and coalescing of tun and
+// tap devices. Virtual devices have no other settings that ethtool could change but message levels, which are for
+// debugging.
 func ethtool() family {
 	header := rawnl.Flat()
 	return family{
 		number: familyEthtool, name: "ethtool", word: "ethtool", capture: captureEthtool, describe: describeEthtool,
 		nests: map[byte]rawnl.Nest{
 			ethtoolSetFeatures: {ethtoolHeader: header, featuresWanted: {bitsetBits: {rawnl.AnyAttr: rawnl.Flat()}}},
-			ethtoolSetChannels: {ethtoolHeader: header},
+			ethtoolSetChannels: {ethtoolHeader: header}, ethtoolSetInfo: {ethtoolHeader: header},
+			ethtoolSetModes: {ethtoolHeader: header}, ethtoolSetCoalesce: {ethtoolHeader: header},
 		},
 	}
 }
@@ -124,6 +141,45 @@ func captureEthtool(ctx context.Context, c conn) ([]rawnl.Message, error) {
 			msgs = append(msgs, c.message(ethtoolSetChannels, deviceOf(attrs), counts))
 		}
 	}
+	settings, err := captureTun(ctx, c)
+	return append(msgs, settings...), err
+}
+
+// captureTun reads what tun and tap devices say of themselves, if it isn't what they say at first.
+func captureTun(ctx context.Context, c conn) ([]rawnl.Message, error) {
+	tuns, err := linksOf(ctx, c.n, "tun")
+	if err != nil {
+		return nil, err
+	}
+	var msgs []rawnl.Message
+	for _, index := range tuns {
+		for _, s := range []struct {
+			get, set byte
+			attrs    []uint16
+			fresh    [][]byte
+		}{
+			{ethtoolGetInfo, ethtoolSetInfo, []uint16{infoPort}, [][]byte{{0}}},                               // twisted pair
+			{ethtoolGetModes, ethtoolSetModes, []uint16{modesSpeed, modesDuplex}, [][]byte{u32(10_000), {1}}}, // full duplex
+			{ethtoolGetCoalesce, ethtoolSetCoalesce, []uint16{coalesceFrames}, [][]byte{u32(0)}},
+		} {
+			answers, err := c.request(ctx, s.get, nest(ethtoolHeader, attr(headerIndex, u32(index))))
+			if errors.Is(err, unix.EOPNOTSUPP) {
+				continue
+			}
+			if err != nil {
+				return nil, fmt.Errorf("get settings of device %d: %w", index, err)
+			}
+			for _, attrs := range answers {
+				var fresh []byte
+				for i, kind := range s.attrs {
+					fresh = append(fresh, attr(kind, s.fresh[i])...)
+				}
+				if have := only(attrs, s.attrs...); len(have) > 0 && !bytes.Equal(have, fresh) {
+					msgs = append(msgs, c.message(s.set, deviceOf(attrs), have))
+				}
+			}
+		}
+	}
 	return msgs, nil
 }
 
@@ -171,6 +227,15 @@ func describeEthtool(m rawnl.Message, name func(int32) string) string {
 			}
 		}
 		return strings.Join(parts, " ")
+	}
+	switch commandOf(m) {
+	case ethtoolSetInfo:
+		return fmt.Sprintf("port %s %x", dev, rawnl.Get(attrs, infoPort))
+	case ethtoolSetModes:
+		duplex := map[string]string{"\x00": "half", "\x01": "full"}[string(rawnl.Get(attrs, modesDuplex))]
+		return fmt.Sprintf("speed %s %d duplex %s", dev, rawnl.Uint32(rawnl.Get(attrs, modesSpeed)), duplex)
+	case ethtoolSetCoalesce:
+		return fmt.Sprintf("coalescing %s rx-frames %d", dev, rawnl.Uint32(rawnl.Get(attrs, coalesceFrames)))
 	}
 	parts := []string{"features", dev}
 	for bit := range rawnl.Each(rawnl.Get(rawnl.Get(attrs, featuresWanted), bitsetBits)) {

@@ -7,6 +7,7 @@
 // kernel deals its own numbers out anew at every boot.
 //
 // What has no request to make it and so isn't carried: TCP metrics, which are a cache of what connections measured.
+// Families whose settings are not carried, TIPC and the table of physical networks of SMC, are named if they are in use.
 package genl
 
 import (
@@ -35,6 +36,9 @@ const (
 	familyIOAM6     = 7
 	familyMACsec    = 8
 	familyL2TP      = 9
+	familyILA       = 10
+	familyTIPC      = 11
+	familySMC       = 12
 )
 
 // family is what this package knows of one generic netlink family.
@@ -56,7 +60,7 @@ type family struct {
 
 // families lists the families in the order in which their objects are made.
 func families() []family {
-	return []family{ethtool(), wireguard(), mptcp(), fou(), seg6(), ioam6(), ipvs(), macsec(), l2tp()}
+	return []family{ethtool(), wireguard(), mptcp(), fou(), seg6(), ioam6(), ipvs(), ila(), macsec(), l2tp(), tipc(), smc()}
 }
 
 func lookup(number uint16) (family, bool) {

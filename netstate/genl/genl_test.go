@@ -2,12 +2,15 @@ package genl_test
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/hex"
 	"fmt"
 	"os"
 	"regexp"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/nsmigrate/nsmigrate/netstate/genl"
 	"github.com/nsmigrate/nsmigrate/netstate/ns"
@@ -33,9 +36,9 @@ func testCases() []testCase {
 			"ip mptcp endpoint show; ip mptcp limits show",
 		},
 		{
-			"ethtool", false, "ip link add name a index 7 numtxqueues 4 numrxqueues 4 type veth peer name b index 8; ip link add name c index 9 type ifb; ip link add name d index 10 type bridge",
-			"ethtool -K a tx off rx-gro-list on gro on; ethtool -K c tso off; ethtool -K d gso off; ethtool -L a rx 3 tx 2",
-			"for d in a b c d; do ethtool -k $d; ethtool -l $d || true; done 2>&1",
+			"ethtool", false, "ip link add name a index 7 numtxqueues 4 numrxqueues 4 type veth peer name b index 8; ip link add name c index 9 type ifb; ip link add name d index 10 type bridge; modprobe -q tun || true; ip tuntap add dev e mode tap; ip tuntap add dev f mode tun",
+			"ethtool -K a tx off rx-gro-list on gro on; ethtool -K c tso off; ethtool -K d gso off; ethtool -L a rx 3 tx 2; ethtool -C e rx-frames 7; ethtool -s e speed 1000 duplex half port fibre",
+			"for d in a b c d e f; do ethtool -k $d; ethtool -l $d || true; ethtool -c $d || true; ethtool $d || true; done 2>&1",
 		},
 		{
 			"segment routing", false, "ip link set dev lo up",
@@ -54,6 +57,11 @@ func testCases() []testCase {
 			wg set wg0 peer $(cat pub4); wg set wg1 peer $(cat pub1) allowed-ips $(seq -s, -f 11.0.%g.0/24 1 250)
 			for i in 1 2 3 4 5 6 7 8 9; do wg set wg1 peer $(wg genkey | wg pubkey) allowed-ips $(seq -s, -f 12.$i.%g.0/24 1 250); done`,
 			"wg show all dump | sort; wg showconf wg0",
+		},
+		{
+			"ila", true, "ip link add name a index 7 type dummy; ip link set dev a up",
+			"modprobe -a ila; ip ila add loc_match 1:2:3:4 loc 5:6:7:8; ip ila add loc_match 2:2:3:4 loc 5:6:7:9 csum-mode neutral-map dev a",
+			"ip ila list | awk '{ print $3, $4, $5 }' | sort", // it prints addresses of its own memory before
 		},
 		{
 			"fou", true, "ip link set dev lo up",
@@ -129,6 +137,7 @@ func TestLosses(t *testing.T) {
 	for _, c := range []struct{ name, script, want string }{
 		{"macsec", "ip link add name a type dummy; ip link add link a name m type macsec; ip macsec add m tx sa 0 pn 1 on key 01 12345678901234567890123456789012", "macsec associations of dev .*keys"},
 		{"l2tp", "ip link set dev lo up; ip l2tp add tunnel tunnel_id 7 peer_tunnel_id 8 encap ip local 127.0.0.1 remote 127.0.0.2", "l2tp tunnel 7"},
+		{"tipc", "modprobe tipc; ip link add name a type dummy; ip link set dev a up; tipc bearer enable media eth device a", "tipc node .*bearers"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			n := nstest.New(t)
@@ -138,6 +147,34 @@ func TestLosses(t *testing.T) {
 				t.Errorf("got %q", losses)
 			}
 		})
+	}
+}
+
+// TestLossSMC says of a device to which physical network it belongs.
+func TestLossSMC(t *testing.T) {
+	nstest.NeedRoot(t, "ip")
+	n := nstest.New(t)
+	nstest.Arrange(t, n, "modprobe smc; ip link add name a type dummy; genl ctrl list | grep -q SMC_PNETID")
+	nl, err := rawnl.Dial(n, unix.NETLINK_GENERIC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nl.Close()
+	ask := rawnl.Message{Type: unix.GENL_ID_CTRL, Data: rawnl.AppendAttr([]byte{unix.CTRL_CMD_GETFAMILY, 1, 0, 0}, unix.CTRL_ATTR_FAMILY_NAME, []byte("SMC_PNETID\x00"))}
+	answer, err := nl.Request(t.Context(), ask)
+	if err != nil || len(answer) == 0 {
+		t.Fatal(err)
+	}
+	const add, name, device = 2, 1, 2
+	data := rawnl.AppendAttr([]byte{add, 1, 0, 0}, name, []byte("NET1\x00"))
+	data = rawnl.AppendAttr(data, device, []byte("a\x00"))
+	id := binary.NativeEndian.Uint16(rawnl.Get(answer[0].Data[4:], unix.CTRL_ATTR_FAMILY_ID))
+	if err := nl.Apply(t.Context(), []rawnl.Message{{Type: id, Data: data}}); err != nil {
+		t.Fatal(err)
+	}
+	losses := genl.Losses(capture(t, n), func(int32) string { return "" })
+	if len(losses) != 1 || !strings.HasPrefix(losses[0], "smc physical network NET1 of dev a: ") {
+		t.Errorf("got %q", losses)
 	}
 }
 

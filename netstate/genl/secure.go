@@ -77,3 +77,70 @@ func l2tp() family {
 		},
 	}
 }
+
+// linux/tipc_netlink.h.
+const (
+	tipcBearerGet = 4
+	tipcNetGet    = 14
+
+	tipcAttrNet = 7
+	tipcNetAddr = 2
+)
+
+// tipc names a namespace that takes part in TIPC: its identity, bearers and links are not carried.
+func tipc() family {
+	return family{
+		number: familyTIPC, name: "TIPCv2", word: "tipc", nests: map[byte]rawnl.Nest{tipcNetGet: {tipcAttrNet: rawnl.Flat()}},
+		capture: func(ctx context.Context, c conn) ([]rawnl.Message, error) {
+			bearers, err := c.dump(ctx, tipcBearerGet)
+			if err != nil {
+				return nil, fmt.Errorf("dump bearers: %w", err)
+			}
+			networks, err := c.dump(ctx, tipcNetGet)
+			if err != nil {
+				return nil, fmt.Errorf("dump networks: %w", err)
+			}
+			var msgs []rawnl.Message
+			for _, attrs := range networks {
+				if addr := only(rawnl.Get(attrs, tipcAttrNet), tipcNetAddr); len(bearers) > 0 || rawnl.Uint32(rawnl.Get(addr, tipcNetAddr)) != 0 {
+					msgs = append(msgs, c.message(tipcNetGet, nest(tipcAttrNet, addr)))
+				}
+			}
+			return msgs, nil
+		},
+		describe: func(m rawnl.Message, _ func(int32) string) string {
+			return fmt.Sprintf("node %x", rawnl.Uint32(rawnl.Get(rawnl.Get(attrsOf(m), tipcAttrNet), tipcNetAddr)))
+		},
+		loss: func(rawnl.Message) string { return "its identity, bearers and links are not carried" },
+	}
+}
+
+// linux/smc.h.
+const (
+	smcPNetGet = 1
+
+	smcPNetName   = 1
+	smcPNetDevice = 2 // SMC_PNETID_ETHNAME
+)
+
+// smc names the entries of the table that says which device belongs to which physical network.
+func smc() family {
+	return family{
+		number: familySMC, name: "SMC_PNETID", word: "smc", nests: map[byte]rawnl.Nest{smcPNetGet: rawnl.Flat()},
+		capture: func(ctx context.Context, c conn) ([]rawnl.Message, error) {
+			entries, err := c.dump(ctx, smcPNetGet)
+			if err != nil {
+				return nil, fmt.Errorf("dump physical networks: %w", err)
+			}
+			var msgs []rawnl.Message
+			for _, attrs := range entries {
+				msgs = append(msgs, c.message(smcPNetGet, only(attrs, smcPNetName, smcPNetDevice)))
+			}
+			return msgs, nil
+		},
+		describe: func(m rawnl.Message, _ func(int32) string) string {
+			return fmt.Sprintf("physical network %s of dev %s", rawnl.CString(rawnl.Get(attrsOf(m), smcPNetName)), rawnl.CString(rawnl.Get(attrsOf(m), smcPNetDevice)))
+		},
+		loss: func(rawnl.Message) string { return "the table of physical networks is not carried" },
+	}
+}
