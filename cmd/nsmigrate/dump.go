@@ -161,11 +161,12 @@ type dumpRequest struct {
 }
 
 func parseDump(c *cli.Context) (*dumpRequest, error) {
-	if err := oneOf(c, "what to dump", "netns", "tree"); err != nil {
+	spec, err := parseSpec(c, "dump")
+	if err != nil {
 		return nil, err
 	}
 	r := &dumpRequest{
-		spec: checkpoint.Spec{NetNS: c.String("netns"), PID: c.Int("tree")},
+		spec: spec,
 		opts: checkpoint.Options{
 			CRIU:         c.String("criu"),
 			LeaveRunning: c.Bool("leave-running"),
@@ -178,17 +179,26 @@ func parseDump(c *cli.Context) (*dumpRequest, error) {
 
 		noProcesses: c.Bool("no-processes"),
 	}
-	switch {
-	case c.IsSet("netns") && r.spec.NetNS == "":
-		return nil, usagef("ip netns list shows the names", "--netns: the name is empty")
-	case c.IsSet("tree") && r.spec.PID <= 0:
-		return nil, usagef("", "--tree: %d is no process id", r.spec.PID)
-	case r.opts.Timeout <= 0:
+	if r.opts.Timeout <= 0 {
 		return nil, usagef("give a time such as 30s or 2m", "--timeout: %v is too short", r.opts.Timeout)
 	}
-	var err error
 	r.dest, err = parseDestination(c)
 	return r, err
+}
+
+// parseSpec reads what is to be dumped or moved.
+func parseSpec(c *cli.Context, verb string) (checkpoint.Spec, error) {
+	spec := checkpoint.Spec{NetNS: c.String("netns"), PID: c.Int("tree")}
+	if err := oneOf(c, "what to "+verb, "netns", "tree"); err != nil {
+		return spec, err
+	}
+	switch {
+	case c.IsSet("netns") && spec.NetNS == "":
+		return spec, usagef("ip netns list shows the names", "--netns: the name is empty")
+	case c.IsSet("tree") && spec.PID <= 0:
+		return spec, usagef("", "--tree: %d is no process id", spec.PID)
+	}
+	return spec, nil
 }
 
 // destination is where an image goes. At most one of dir and file is set; a dry run may have neither.

@@ -8,6 +8,8 @@ import (
 	"github.com/nsmigrate/nsmigrate/checkpoint"
 	"github.com/nsmigrate/nsmigrate/checkpoint/criu"
 	"github.com/nsmigrate/nsmigrate/restore"
+	"github.com/nsmigrate/nsmigrate/transfer/handover"
+	"github.com/nsmigrate/nsmigrate/transfer/journal"
 )
 
 // status is an exit status. Each is a class of outcomes that a script wants to tell from the others.
@@ -24,6 +26,7 @@ const (
 	statusLeftBehind    status = 7
 	statusDamaged       status = 8
 	statusNotReady      status = 9
+	statusInDoubt       status = 10
 	statusInterrupted   status = 130
 )
 
@@ -48,6 +51,8 @@ func (s status) describe() (name, meaning string) {
 		return "damaged-image", "the image is damaged or of a format that can't be read"
 	case statusNotReady:
 		return "not-ready", "this host can't dump and restore"
+	case statusInDoubt:
+		return "in-doubt", "the service is frozen and mute, because it is not known whether it lives on the destination"
 	case statusInterrupted:
 		return "interrupted", "interrupted by a signal; what was begun has been put back"
 	}
@@ -67,10 +72,19 @@ func statusOf(err error) status {
 		notReady    *notReadyError
 		restoring   *restore.Error
 		leftBehind  *leftBehindError
+		inDoubt     *handover.InDoubtError
+		stuck       *handover.StuckError
+		handing     *handover.FailedError
 	)
 	switch {
 	case err == nil:
 		return statusOK
+	case errors.As(err, &inDoubt):
+		return statusInDoubt
+	case errors.As(err, &handing) && handing.Stuck != nil && handing.Role == journal.Source:
+		return statusSourceStuck
+	case errors.As(err, &handing) && handing.Stuck != nil, errors.As(err, &stuck):
+		return statusLeftBehind
 	case errors.As(err, &dump) && dump.Stuck != nil:
 		return statusSourceStuck
 	case errors.As(err, &restoring) && restoring.Leftover != nil, errors.As(err, &leftBehind):
@@ -83,7 +97,9 @@ func statusOf(err error) status {
 		return statusRefused
 	case errors.Is(err, checkpoint.ErrDamaged), errors.Is(err, checkpoint.ErrFormat):
 		return statusDamaged
-	case dump != nil:
+	case handing != nil && handing.Role == journal.Destination:
+		return statusRestoreFailed
+	case dump != nil, handing != nil:
 		return statusDumpFailed
 	case restoring != nil:
 		return statusRestoreFailed

@@ -20,6 +20,8 @@ func main() {
 			nsinit.Main()
 		case nsinit.TerminalArg:
 			nsinit.HoldTerminal()
+		case guardArg:
+			beGuard(os.Args[2:])
 		}
 	}
 	os.Exit(run(os.Args, os.Stdin, os.Stdout, os.Stderr))

@@ -1,0 +1,95 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nsmigrate/nsmigrate/transfer/journal"
+	"github.com/nsmigrate/nsmigrate/transfer/migrate"
+)
+
+// guardArg is the first argument of a process that watches over a migration: state directory, ID and role follow it.
+const guardArg = "nsguard"
+
+// guardLog is where a guard says what it did, in the journal's folder.
+const guardLog = "guard.log"
+
+// guardTime bounds how long a guard tries to recover; then it is left to a person.
+const guardTime = 10 * time.Minute
+
+// guard is the process that recovers when this one dies. It learns of the death by the end of a pipe.
+type guard struct {
+	cmd  *exec.Cmd
+	life *os.File
+}
+
+func startGuard(j *journal.Journal) (migrate.Guard, error) {
+	theirs, ours, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	defer theirs.Close()
+	log, err := os.OpenFile(filepath.Join(j.Path(), guardLog), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		ours.Close()
+		return nil, err
+	}
+	defer log.Close()
+	g := &guard{cmd: exec.Command("/proc/self/exe", guardArg, filepath.Dir(j.Path()), j.ID, string(j.Role)), life: ours}
+	g.cmd.Dir = "/"
+	g.cmd.Stdin, g.cmd.Stdout, g.cmd.Stderr = theirs, log, log
+	g.cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true} // what ends our session or our terminal's must spare it
+	if err := g.cmd.Start(); err != nil {
+		ours.Close()
+		return nil, err
+	}
+	return g, nil
+}
+
+// Dismiss implements [migrate.Guard].
+func (g *guard) Dismiss() {
+	g.life.Write([]byte{1}) //nolint:errcheck // then it is dead, which is what is wanted
+	g.life.Close()
+	g.cmd.Wait() //nolint:errcheck // as above
+}
+
+// beGuard is the guard's life. It never returns.
+func beGuard(args []string) {
+	signal.Ignore(unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT, unix.SIGPIPE)
+	if len(args) != 3 {
+		os.Exit(int(statusUsage))
+	}
+	if n, _ := io.ReadFull(os.Stdin, make([]byte, 1)); n == 1 {
+		os.Exit(0) // nobody died
+	}
+	u := newUI(os.Stdin, os.Stdout, os.Stderr)
+	u.command = "recover"
+	ctx, cancel := context.WithTimeout(context.Background(), guardTime)
+	defer cancel()
+	dir := journal.Dir{Path: args[0]}
+	for wait := 10 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
+		r, err := recoverOne(ctx, dir, args[1], journal.Role(args[2]), recoverOptions{})
+		switch {
+		case err == nil:
+			u.say("%s", r)
+			os.Exit(0)
+		case errors.Is(err, fs.ErrNotExist), errors.Is(err, journal.ErrFinished):
+			os.Exit(0) // somebody else was faster
+		}
+		u.say("%v", err)
+		select {
+		case <-ctx.Done():
+			os.Exit(int(statusError))
+		case <-time.After(wait):
+		}
+	}
+}

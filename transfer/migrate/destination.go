@@ -1,0 +1,282 @@
+package migrate
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+
+	"github.com/nsmigrate/nsmigrate/checkpoint"
+	"github.com/nsmigrate/nsmigrate/netstate"
+	"github.com/nsmigrate/nsmigrate/restore"
+	"github.com/nsmigrate/nsmigrate/transfer/handover"
+	"github.com/nsmigrate/nsmigrate/transfer/journal"
+)
+
+// Bounds of what a source may send before it is agreed that the service comes.
+const maxOffered = 256 << 20 // bytes of a network state: a million routes are half of it
+
+// Destination is the host that a service migrates to. It implements [handover.Host].
+type Destination struct {
+	Options restore.Options // of this host: what the source's user wishes comes with the offer
+	Guard   StartGuard
+	Admit   func() error // asked when a service is offered; nil lets every one in
+	OnLive  string       // shell command that is run when the service is live; "" is none
+
+	journal *journal.Journal
+	guard   Guard
+
+	offered  []byte // network state
+	manifest *checkpoint.Manifest
+	state    *netstate.State
+	restore  *restore.Restoration
+	restored restored
+}
+
+// restored is what another process has to know of the destination.
+type restored struct {
+	Images  string                           `json:"images,omitempty"` // directory of ours
+	Uplinks map[string]netstate.UplinkTarget `json:"uplinks,omitempty"`
+	Record  *restore.Record                  `json:"record,omitempty"`
+}
+
+// Store implements [handover.Host].
+func (d *Destination) Store(_ context.Context, name string, size int64, r io.Reader) error {
+	if d.restored.Images == "" {
+		if name != checkpoint.StateFile || size > maxOffered {
+			return fmt.Errorf("entry %q of %d bytes is no part of an offer", name, size)
+		}
+		b, err := io.ReadAll(io.LimitReader(r, maxOffered+1))
+		if err != nil {
+			return err
+		}
+		if len(b) > maxOffered {
+			return fmt.Errorf("the network state has more than %d bytes", maxOffered)
+		}
+		d.offered = b
+		return nil
+	}
+	if !filepath.IsLocal(name) {
+		return fmt.Errorf("entry %q leads out of the image", name)
+	}
+	path := filepath.Join(d.restored.Images, name)
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(f, r)
+	return errors.Join(err, f.Close())
+}
+
+// Check implements [handover.Host].
+func (d *Destination) Check(ctx context.Context, o *handover.Offer) (*handover.Ready, error) {
+	if d.Admit != nil {
+		if err := d.Admit(); err != nil {
+			return nil, err
+		}
+	}
+	var of offer
+	if err := json.Unmarshal(o.Manifest, &of); err != nil {
+		return nil, fmt.Errorf("the offer is malformed: %w", err)
+	}
+	if of.Service == nil {
+		return nil, errors.New("the offer is malformed: it describes no service")
+	}
+	if err := of.Service.Validate(); err != nil {
+		return nil, fmt.Errorf("the offer is malformed: %w", err)
+	}
+	state, err := parseState(d.offered)
+	if err != nil {
+		return nil, err
+	}
+	opts := d.Options
+	opts.NetNS, opts.Uplinks, opts.PIDNS = of.Wish.NetNS, of.Wish.Uplinks, of.Wish.PIDNS
+	opts.TCPClose, opts.Force = of.Wish.TCPClose, of.Wish.Force
+	opts.Source = restore.SourceAlive
+	opts.Record = func(r *restore.Record) error {
+		d.restored.Record = r
+		return d.note()
+	}
+	d.manifest, d.state, d.restored.Uplinks = of.Service, state, opts.Uplinks
+	d.restore, err = restore.Plan(ctx, of.Service, state, opts)
+	if refused, ok := errors.AsType[*checkpoint.RefusedError](err); ok {
+		return &handover.Ready{Problems: refused.Problems}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &handover.Ready{}, nil
+}
+
+func parseState(b []byte) (*netstate.State, error) {
+	state, err := netstate.ReadState(bytes.NewReader(b))
+	if err == nil {
+		err = state.Validate()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("the network state is malformed: %w", err)
+	}
+	return state, nil
+}
+
+// Begin implements [handover.Host].
+func (d *Destination) Begin(_ context.Context, j *journal.Journal) error {
+	d.journal = j
+	var err error
+	d.guard, err = d.Guard.start(j)
+	return err
+}
+
+func (d *Destination) note() error { return save(d.journal, restoreFile, &d.restored) }
+
+// Build implements [handover.Host].
+func (d *Destination) Build(ctx context.Context) error {
+	dir, err := checkpoint.Scratch("")
+	if err != nil {
+		return err
+	}
+	d.restored.Images = dir
+	if err := d.note(); err != nil {
+		return err
+	}
+	for i := range d.manifest.Trees {
+		if err := os.MkdirAll(filepath.Join(dir, d.manifest.Trees[i].Dir), 0o700); err != nil {
+			return err
+		}
+	}
+	return d.restore.Build(ctx, dir)
+}
+
+// Prepare implements [handover.Host].
+func (d *Destination) Prepare(ctx context.Context, final json.RawMessage) error {
+	m := new(checkpoint.Manifest)
+	if err := json.Unmarshal(final, m); err != nil {
+		return fmt.Errorf("the last manifest is malformed: %w", err)
+	}
+	if err := m.Validate(); err != nil {
+		return fmt.Errorf("the last manifest is malformed: %w", err)
+	}
+	last, err := os.ReadFile(filepath.Join(d.restored.Images, checkpoint.StateFile))
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(last, d.offered) {
+		if d.state, err = parseState(last); err != nil {
+			return err
+		}
+	}
+	if err := saveBytes(d.journal, stateFile, last); err != nil {
+		return err
+	}
+	d.offered = nil
+	return d.restore.Restore(ctx, d.restored.Images, m, d.state)
+}
+
+// GoLive implements [handover.Host].
+func (d *Destination) GoLive(ctx context.Context) (json.RawMessage, error) {
+	if d.restore == nil {
+		return nil, d.goLiveRecorded(ctx)
+	}
+	if err := d.restore.GoLive(ctx); err != nil {
+		return nil, err
+	}
+	return json.Marshal(d.restore.Report())
+}
+
+func (d *Destination) goLiveRecorded(ctx context.Context) error {
+	if d.restored.Record == nil {
+		return errors.New("the journal does not say what was restored")
+	}
+	b, err := os.ReadFile(filepath.Join(d.journal.Path(), stateFile))
+	if err != nil {
+		return err
+	}
+	state, err := parseState(b)
+	if err != nil {
+		return err
+	}
+	return d.restored.Record.GoLive(ctx, state, d.restored.Uplinks)
+}
+
+// Settle implements [handover.Host].
+func (d *Destination) Settle(ctx context.Context) error {
+	defer d.dismiss()
+	err := d.runHook(ctx)
+	if d.restore != nil {
+		err = errors.Join(err, d.restore.Settle(ctx))
+	} else if d.restored.Record != nil {
+		err = errors.Join(err, d.restored.Record.Settle())
+	}
+	return errors.Join(err, d.removeImages())
+}
+
+// Undo implements [handover.Host].
+func (d *Destination) Undo(ctx context.Context) error {
+	defer d.dismiss()
+	if d.journal != nil && d.journal.Rebooted() {
+		return nil // all of it was in memory
+	}
+	var err error
+	switch {
+	case d.restore != nil:
+		failed, _ := errors.AsType[*restore.Error](d.restore.Undo(errGivenUp))
+		err = failed.Leftover
+	case d.restored.Record != nil:
+		err = d.restored.Record.Undo(ctx)
+	}
+	return errors.Join(err, d.removeImages())
+}
+
+// runHook tells whoever routes to the service that it is here.
+func (d *Destination) runHook(ctx context.Context) error {
+	if d.OnLive == "" || d.restore == nil {
+		return nil
+	}
+	report := d.restore.Report()
+	cmd := exec.CommandContext(ctx, "/bin/sh", "-c", d.OnLive)
+	cmd.Env = append(os.Environ(), "NSMIGRATE_ID="+d.journal.ID, "NSMIGRATE_NETNS="+report.NetNS)
+	if len(report.PIDs) > 0 {
+		cmd.Env = append(cmd.Env, fmt.Sprintf("NSMIGRATE_PID=%d", report.PIDs[0]))
+	}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("the service lives, but the command for that failed: %w: %s", err, bytes.TrimSpace(out))
+	}
+	return nil
+}
+
+func (d *Destination) removeImages() error {
+	if d.restored.Images == "" {
+		return nil
+	}
+	return os.RemoveAll(d.restored.Images)
+}
+
+// Close releases what the migration needed of this host. The service, if it is live, lives on.
+func (d *Destination) Close() {
+	d.dismiss()
+	if d.restore != nil {
+		d.restore.Close()
+	}
+}
+
+func (d *Destination) dismiss() {
+	if d.guard != nil {
+		d.guard.Dismiss()
+		d.guard = nil
+	}
+}
+
+// ReopenDestination is the destination of a migration whose process has died.
+func ReopenDestination(j *journal.Journal) (*Destination, error) {
+	d := &Destination{journal: j}
+	_, err := load(j, restoreFile, &d.restored)
+	return d, err
+}

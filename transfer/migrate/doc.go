@@ -1,0 +1,102 @@
+// Package migrate is what a live migration moves: it stands between the handover, which decides on which host the
+// service lives, and the rooms that know processes and networks. [Source] is the service where it comes from, on a
+// [checkpoint.Service]; [Destination] is the host it goes to, with a [restore.Restoration].
+//
+// Both can also be made from the journal of a process that has died. They then do what is left to be done: bring the
+// service back, end it, let it live.
+package migrate
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/nsmigrate/nsmigrate/checkpoint"
+	"github.com/nsmigrate/nsmigrate/netstate"
+	"github.com/nsmigrate/nsmigrate/restore"
+	"github.com/nsmigrate/nsmigrate/transfer/handover"
+	"github.com/nsmigrate/nsmigrate/transfer/journal"
+)
+
+// Wish is what the user of the source wants of the destination.
+type Wish struct {
+	NetNS    string                           `json:"netns,omitempty"` // name of the namespace; "" is the one it has
+	Uplinks  map[string]netstate.UplinkTarget `json:"uplinks,omitempty"`
+	PIDNS    restore.PIDNS                    `json:"pidns,omitempty"`
+	TCPClose bool                             `json:"tcp_close,omitempty"`
+	Force    bool                             `json:"force,omitempty"`
+}
+
+// offer is the Manifest of a [handover.Offer].
+type offer struct {
+	Service *checkpoint.Manifest `json:"service"`
+	Wish    Wish                 `json:"wish"`
+}
+
+// Files of a journal's folder.
+const (
+	serviceFile = "service.json" // checkpoint.Record
+	restoreFile = "restore.json" // restored
+	stateFile   = "netns.state"  // the final network state, for going live
+)
+
+// save replaces a file of a journal's folder. It outlives this process, but not the host, which would take with it all
+// that the file speaks of.
+func save(j *journal.Journal, name string, v any) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	return saveBytes(j, name, b)
+}
+
+func saveBytes(j *journal.Journal, name string, b []byte) error {
+	path := filepath.Join(j.Path(), name)
+	if err := os.WriteFile(path+".new", b, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(path+".new", path)
+}
+
+// load reads what save wrote. ok is false if it wrote nothing.
+func load(j *journal.Journal, name string, v any) (ok bool, err error) {
+	b, err := os.ReadFile(filepath.Join(j.Path(), name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(b, v)
+	}
+	if err != nil {
+		return false, fmt.Errorf("read %s of the journal: %w", name, err)
+	}
+	return true, nil
+}
+
+// Guard watches over a migration: it is another process, which recovers from the journal when this one dies.
+type Guard interface {
+	// Dismiss ends the guard, because all is done or this process does what is left to be done.
+	Dismiss()
+}
+
+// StartGuard starts a guard for a journal, nil starts none.
+type StartGuard func(j *journal.Journal) (Guard, error)
+
+func (start StartGuard) start(j *journal.Journal) (Guard, error) {
+	if start == nil {
+		return nobody{}, nil
+	}
+	return start(j)
+}
+
+type nobody struct{}
+
+func (nobody) Dismiss() {}
+
+var (
+	_ handover.Service = (*Source)(nil)
+	_ handover.Host    = (*Destination)(nil)
+)

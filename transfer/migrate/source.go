@@ -1,0 +1,176 @@
+package migrate
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/nsmigrate/nsmigrate/checkpoint"
+	"github.com/nsmigrate/nsmigrate/transfer/handover"
+	"github.com/nsmigrate/nsmigrate/transfer/journal"
+)
+
+// Source is the service of a migration on the host where it lives. It implements [handover.Service].
+type Source struct {
+	Spec    checkpoint.Spec
+	Options checkpoint.Options
+	Wish    Wish
+	About   any // for the journals and for people
+	Guard   StartGuard
+
+	service *checkpoint.Service
+	journal *journal.Journal
+	guard   Guard
+	frozen  bool
+}
+
+// Offer implements [handover.Service].
+func (s *Source) Offer(ctx context.Context) (*handover.Offer, error) {
+	o := s.Options
+	o.Record = func(r *checkpoint.Record) error { return save(s.journal, serviceFile, r) }
+	var err error
+	if s.service, err = checkpoint.Open(ctx, s.Spec, o); err != nil {
+		return nil, err
+	}
+	manifest, err := json.Marshal(offer{Service: s.service.Manifest(), Wish: s.Wish})
+	if err != nil {
+		return nil, err
+	}
+	var state bytes.Buffer
+	if _, err := s.service.State().WriteTo(&state); err != nil {
+		return nil, fmt.Errorf("write network state: %w", err)
+	}
+	about, err := json.Marshal(s.About)
+	if err != nil {
+		return nil, err
+	}
+	return &handover.Offer{Manifest: manifest, About: about, Attachments: []handover.Attachment{{
+		Name: checkpoint.StateFile,
+		Size: int64(state.Len()),
+		Open: func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(state.Bytes())), nil },
+	}}}, nil
+}
+
+// Begin implements [handover.Service].
+func (s *Source) Begin(_ context.Context, j *journal.Journal) error {
+	s.journal = j
+	var err error
+	s.guard, err = s.Guard.start(j)
+	return err
+}
+
+// Precopy implements [handover.Service].
+func (s *Source) Precopy(ctx context.Context, _ json.RawMessage, _ handover.SendEntry) error {
+	return s.service.Prepare(ctx)
+}
+
+// Freeze implements [handover.Service].
+func (s *Source) Freeze(ctx context.Context, send handover.SendEntry) (json.RawMessage, error) {
+	s.frozen = true
+	if err := s.service.Freeze(ctx); err != nil {
+		return nil, err
+	}
+	if err := sendTree(ctx, s.service.Image(), send); err != nil {
+		return nil, err
+	}
+	return json.Marshal(s.service.Manifest())
+}
+
+// sendTree sends the files below a directory.
+func sendTree(ctx context.Context, dir string, send handover.SendEntry) error {
+	return filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		name, err := filepath.Rel(dir, path)
+		if err != nil {
+			return err
+		}
+		f, err := os.Open(path)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		info, err := f.Stat()
+		if err != nil {
+			return err
+		}
+		return send(ctx, filepath.ToSlash(name), info.Size(), f)
+	})
+}
+
+// Keep implements [handover.Service].
+func (s *Source) Keep(context.Context) error { return s.service.Keep() }
+
+// errGivenUp is why a service is resumed; the handover knows the cause.
+var errGivenUp = errors.New("the migration was given up")
+
+// Resume implements [handover.Service].
+func (s *Source) Resume(ctx context.Context) error {
+	defer s.dismiss()
+	if s.service == nil {
+		return s.recorded(ctx, (*checkpoint.Record).Resume)
+	}
+	if !s.frozen {
+		s.service.Close()
+		return nil
+	}
+	return s.service.Resume(errGivenUp).Stuck
+}
+
+// End implements [handover.Service].
+func (s *Source) End(ctx context.Context) error {
+	defer s.dismiss()
+	if s.service == nil {
+		return s.recorded(ctx, (*checkpoint.Record).End)
+	}
+	return s.service.End(ctx)
+}
+
+// recorded does what is left to be done after a process that died.
+func (s *Source) recorded(ctx context.Context, do func(*checkpoint.Record, context.Context) error) error {
+	if s.journal.Rebooted() {
+		return nil // nothing is left
+	}
+	var r checkpoint.Record
+	ok, err := load(s.journal, serviceFile, &r)
+	if err != nil || !ok {
+		return err
+	}
+	if err := do(&r, ctx); err != nil && !errors.Is(err, checkpoint.ErrGone) {
+		return err
+	}
+	return nil
+}
+
+// Report tells what CRIU and the phases of the dump took.
+func (s *Source) Report() *checkpoint.Report {
+	if s.service == nil {
+		return nil
+	}
+	return s.service.Report()
+}
+
+// Close releases what the migration needs of this host. A service in doubt stays frozen and mute.
+func (s *Source) Close() {
+	s.dismiss()
+	if s.service != nil {
+		s.service.Close()
+	}
+}
+
+func (s *Source) dismiss() {
+	if s.guard != nil {
+		s.guard.Dismiss()
+		s.guard = nil
+	}
+}
+
+// ReopenSource is the source of a migration whose process has died.
+func ReopenSource(j *journal.Journal) *Source { return &Source{journal: j} }
