@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io/fs"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/nsmigrate/nsmigrate/netstate/ns"
 )
 
@@ -32,6 +34,14 @@ func openTarget(spec Spec) (*target, error) {
 		t.ns.Close()
 		return nil, refuseTarget(spec.String(), "it lives in the host's own network namespace, which can't leave the host",
 			"start the service in a namespace of its own, e.g. with ip netns exec or NetworkNamespacePath=")
+	}
+	// Whoever holds it is told by the kernel, which ends the hold with the process.
+	if err := unix.Flock(t.ns.Fd(), unix.LOCK_EX|unix.LOCK_NB); errors.Is(err, unix.EWOULDBLOCK) {
+		t.ns.Close()
+		return nil, refuseTarget(spec.String(), "another nsmigrate is working on it", "wait for it to end")
+	} else if err != nil {
+		t.ns.Close()
+		return nil, fmt.Errorf("take hold of the network namespace: %w", err)
 	}
 	return t, nil
 }

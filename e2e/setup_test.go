@@ -12,8 +12,8 @@ import (
 )
 
 // bin is where the programs under test are built, once a test run. NSMIGRATE_E2E_BINARY names a nsmigrate to
-// test instead.
-var bin = struct{ dir, nsmigrate, peer string }{}
+// test instead. The faulty one makes trouble when it is told to.
+var bin = struct{ dir, nsmigrate, faulty, peer string }{}
 
 // inCI turns every missing need from a reason to skip into a failure.
 var inCI = os.Getenv("CI") == "true"
@@ -54,6 +54,9 @@ func run(m *testing.M) (code int, err error) {
 			return 1, err
 		}
 	}
+	if bin.faulty, err = build("../cmd/nsmigrate", "-tags", "faults"); err != nil {
+		return 1, err
+	}
 	if bin.peer, err = build("./peer"); err != nil {
 		return 1, err
 	}
@@ -78,9 +81,12 @@ func needs() error {
 }
 
 // build compiles a package to a static program.
-func build(pkg string) (string, error) {
+func build(pkg string, flags ...string) (string, error) {
 	out := filepath.Join(bin.dir, filepath.Base(pkg))
-	cmd := exec.Command("go", "build", "-o", out, pkg)
+	if len(flags) > 0 {
+		out += "-" + flags[len(flags)-1]
+	}
+	cmd := exec.Command("go", append(append([]string{"build", "-o", out}, flags...), pkg)...)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if b, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build %s: %w\n%s", pkg, err, b)

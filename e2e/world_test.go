@@ -65,12 +65,13 @@ func newWorld(t *testing.T, o ...lab.Options) *world {
 
 // programs gives the hosts, whose /tmp is their own, the programs under test.
 func (w *world) programs() {
-	for _, path := range []string{bin.nsmigrate, bin.peer} {
+	for _, path := range []string{bin.nsmigrate, bin.faulty, bin.peer} {
 		w.copyFile(path, filepath.Join(w.Dir, filepath.Base(path)))
 	}
 }
 
 func (w *world) nsmigrateBin() string { return filepath.Join(w.Dir, filepath.Base(bin.nsmigrate)) }
+func (w *world) faultyBin() string    { return filepath.Join(w.Dir, filepath.Base(bin.faulty)) }
 func (w *world) peerBin() string      { return filepath.Join(w.Dir, filepath.Base(bin.peer)) }
 
 func (w *world) tearDown() {

@@ -134,7 +134,7 @@ func (h *Host) Start(cmd *exec.Cmd) (*Process, error) {
 		cmd.Dir = "/"
 	}
 	if cmd.Env == nil {
-		cmd.Env = environ()
+		cmd.Env = Environ()
 	}
 	p := &Process{Cmd: cmd, done: make(chan struct{})}
 	// exec opens /dev/null for missing streams and clones on the calling thread: all inside the host.
@@ -151,13 +151,17 @@ func (h *Host) Start(cmd *exec.Cmd) (*Process, error) {
 	return p, nil
 }
 
-// environ is the environment of a login on a host: what this program was told about the real machine's
-// directories is of no use there.
-func environ() []string {
-	return slices.DeleteFunc(os.Environ(), func(v string) bool {
+// Environ is the environment of a login on a host: what this program was told about the real machine's
+// directories is of no use there, and the hosts share /var, where journals would be.
+func Environ() []string {
+	env := slices.DeleteFunc(os.Environ(), func(v string) bool {
 		return strings.HasPrefix(v, "TMPDIR=") || strings.HasPrefix(v, "XDG_")
 	})
+	return append(env, "NSMIGRATE_STATE_DIR="+StateDir)
 }
+
+// StateDir is where a host's journals of migrations are.
+const StateDir = "/run/nsmigrate"
 
 // Wait returns when the process has ended or the context is done.
 func (p *Process) Wait(ctx context.Context) error {

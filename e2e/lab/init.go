@@ -97,6 +97,9 @@ func (s initSpec) build() error {
 			return fmt.Errorf("init: mount %s: %w", dir, err)
 		}
 	}
+	if err := os.Mkdir(StateDir, 0o700); err != nil {
+		return fmt.Errorf("init: %w", err)
+	}
 	if err := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
 		return fmt.Errorf("init: mount /proc: %w", err)
 	}

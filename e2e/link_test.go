@@ -1,0 +1,155 @@
+package e2e
+
+import (
+	"errors"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+
+	"github.com/nsmigrate/nsmigrate/e2e/lab"
+)
+
+// link is the way to a host that a migration takes: a socket that every host can reach, behind which `nsmigrate receive`
+// runs on the host, once for each connection. It belongs to neither host, so that it can be cut while both go on.
+type link struct {
+	w       *world
+	to      *lab.Host
+	path    string
+	program string
+	env     []string // of the receiving program, beside its own
+
+	mu     sync.Mutex
+	cut    bool
+	lines  []*line
+	mangle func([]byte) // what happens to the bytes that the source sends; may be nil
+}
+
+// line is one connection over a link.
+type line struct {
+	conn    net.Conn
+	in      io.WriteCloser
+	out     io.Closer
+	receive *lab.Process
+}
+
+// linkTo opens the way to a host.
+func (w *world) linkTo(h *lab.Host) *link {
+	w.Helper()
+	l := &link{w: w, to: h, program: w.nsmigrateBin(), path: filepath.Join(w.Dir, "to-"+h.Name)}
+	listener, err := net.Listen("unix", l.path)
+	w.check(err)
+	w.Cleanup(func() {
+		listener.Close()
+		l.sever()
+		if text, err := os.ReadFile(l.path + ".log"); err == nil && w.Failed() {
+			w.Logf("what was said by those who received on %s:\n%s", h.Name, text)
+		}
+	})
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			if err := l.connect(conn); err != nil {
+				conn.Close()
+			}
+		}
+	}()
+	return l
+}
+
+// use has another program receive, with additions to its environment.
+func (l *link) use(program string, env ...string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.program, l.env = program, env
+}
+
+// address is what --to takes.
+func (l *link) address() string { return "unix:" + l.path }
+
+func (l *link) connect(conn net.Conn) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.cut {
+		return errors.New("the link is cut")
+	}
+	cmd := exec.Command(l.program, "receive", "--stdio")
+	cmd.Env = append(lab.Environ(), l.env...)
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		return err
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	log, err := os.OpenFile(l.path+".log", os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	cmd.Stderr = log
+	p, err := l.to.Start(cmd)
+	if err != nil {
+		return err
+	}
+	n := &line{conn: conn, in: in, out: out, receive: p}
+	l.lines = append(l.lines, n)
+	go func() {
+		io.Copy(writer{l, in}, conn) //nolint:errcheck // either side may end
+		in.Close()
+	}()
+	go func() {
+		io.Copy(conn, out) //nolint:errcheck // either side may end
+		conn.Close()
+	}()
+	return nil
+}
+
+type writer struct {
+	l *link
+	w io.Writer
+}
+
+func (w writer) Write(b []byte) (int, error) {
+	w.l.mu.Lock()
+	if w.l.mangle != nil {
+		w.l.mangle(b)
+	}
+	w.l.mu.Unlock()
+	return w.w.Write(b)
+}
+
+// sever cuts the link until mend: what runs loses its connection, and nothing new gets through.
+func (l *link) sever() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.cut = true
+	for _, n := range l.lines {
+		n.conn.Close()
+		n.in.Close()
+		n.out.Close()
+	}
+	l.lines = nil
+}
+
+func (l *link) mend() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.cut = false
+}
+
+// spoil alters a bit of the next bytes that the source sends.
+func (l *link) spoil() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.mangle = func(b []byte) {
+		b[len(b)/2] ^= 0x10
+		l.mangle = nil
+	}
+}

@@ -1,0 +1,70 @@
+package e2e
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/nsmigrate/nsmigrate/e2e/lab"
+)
+
+// links are the ways between the two hosts of a world.
+type links map[*lab.Host]*link
+
+func (w *world) links() links { return links{w.A: w.linkTo(w.A), w.B: w.linkTo(w.B)} }
+
+// migrate moves the service from a host to the other one, live, and demands that nothing of it stays.
+func (w *world) migrate(ls links, from, to *lab.Host, args ...string) lab.Result {
+	w.Helper()
+	r := w.ok(from, append([]string{"migrate", "--netns", w.svc.Name, "--to", ls[to].address()}, args...)...)
+	w.same(from, w.empty[from])
+	w.noneUnfinished()
+	return r
+}
+
+// noneUnfinished demands that no migration is unfinished on either host.
+func (w *world) noneUnfinished() {
+	w.Helper()
+	for _, h := range w.Hosts() {
+		w.check(lab.Eventually(w.limit(), func() error {
+			r := w.ok(h, "recover", "--list")
+			if !strings.Contains(r.Stdout, "no migration is unfinished") {
+				return fmt.Errorf("%s: %v", h.Name, r)
+			}
+			return nil
+		}))
+	}
+}
+
+// migrations takes the service back and forth, and demands after each that the loads go on unharmed.
+func (w *world) migrations(n int, loads ...*client) {
+	w.Helper()
+	ls := w.links()
+	from, to := w.A, w.B
+	for round := range n {
+		r := w.migrate(ls, from, to, "--print-stats")
+		w.Log(r)
+		for _, c := range loads {
+			c.progress()
+		}
+		w.unharmed()
+		if w.Failed() {
+			w.Fatalf("in round %d", round+1)
+		}
+		from, to = to, from
+	}
+}
+
+func TestMigrate(t *testing.T) {
+	for _, family := range []string{"4", "6"} {
+		for _, conns := range []int{1, 100} {
+			t.Run(fmt.Sprintf("IPv%s, %d connections", family, conns), func(t *testing.T) {
+				w := newWorld(t)
+				w.serve()
+				c := w.echo(family, conns)
+				w.migrations(rounds, c)
+				w.stopAll(c)
+			})
+		}
+	}
+}
