@@ -53,6 +53,7 @@ func (d *Destination) compare(ctx context.Context, x *Index) (*Wants, error) {
 			u.differs = true
 		}
 	}
+	d.compared = true
 	w := d.wants()
 	if limit := d.opts.Limits.Bytes; limit > 0 && x.Bytes() > limit {
 		d.problem("the files to ship", fmt.Sprintf("they have %s, this host takes %s", bytesText(x.Bytes()), bytesText(limit)),
@@ -115,7 +116,7 @@ func (d *Destination) locate(ctx context.Context, n *node) error {
 		return nil
 	}
 	if st.dir() { // in the way of a file
-		scan := &scan{dest: d, mount: st.mount, movable: !v.layered}
+		scan := &scan{dest: d, mount: st.mount, movable: true}
 		if err := scan.dir(ctx, nil, n.rel(), &st); err != nil {
 			return fmt.Errorf("%s: %w", p, err)
 		}
@@ -209,13 +210,11 @@ func (d *Destination) locateDir(ctx context.Context, n *node, st *info) error {
 	if err != nil {
 		return err
 	}
-	if v.layered {
-		scan.movable = false
-	}
 	if err := scan.dir(ctx, n, n.rel(), st); err != nil {
 		return fmt.Errorf("%s: %w", n.path(), err)
 	}
-	if scan.movable {
+	n.bound = !scan.movable
+	if scan.movable && !v.layered && !d.opts.stay {
 		id := st.identity()
 		u := d.newUnit(n.path(), n, &id)
 		u.differs = len(scan.extra) > 0
@@ -297,6 +296,9 @@ func (s *scan) one(ctx context.Context, dir *place, n *node, rel, name string) e
 		return err
 	}
 	rel = path.Join(rel, name)
+	if name == hiddenPrefix+s.dest.opts.ID {
+		return nil // our own
+	}
 	if hiddenName(name) {
 		s.dest.problem("/"+rel, "a migration that has not ended keeps files here", "finish or undo it with: nsmigrate recover")
 		return nil
@@ -444,7 +446,7 @@ func (d *Destination) wants() *Wants {
 		}
 		for _, r := range want.Blocks {
 			for _, part := range within(n.entry.Data, Extent{r.First * n.entry.Block, r.Count * n.entry.Block}) {
-				w.Bytes += part.Length
+				w.Bytes = plus(w.Bytes, part.Length)
 			}
 		}
 		if len(want.Blocks) > 0 {
@@ -488,7 +490,7 @@ func (d *Destination) checkSpace() error {
 			continue
 		}
 		fs.files++
-		fs.bytes += n.entry.bytes()
+		fs.bytes = plus(fs.bytes, n.entry.bytes())
 	}
 	for _, fs := range needs {
 		if err := d.checkFree(fs); err != nil {
@@ -522,7 +524,8 @@ func (d *Destination) checkFree(fs *need) error {
 // eager says that a unit is staged before anything in it has changed: because it is different here, or because to do it
 // in the blackout would take too long.
 func (d *Destination) eager(u *unit) bool {
-	return u.differs || u.node.entry.Kind == Directory || u.node.entry.Held || u.node.pinned
+	e := u.node.entry
+	return u.differs || e.Kind == Directory || e.Held || u.node.pinned || e.Kind == Hardlink
 }
 
 // shareable says that the old file can serve under one more name: it is the same, and not likely to change.

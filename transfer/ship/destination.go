@@ -20,6 +20,8 @@ type Options struct {
 	Within []string // if not empty, files may come only below these directories
 	// Record writes a change down before it is made, so that [Undo] and [Commit] work after a crash.
 	Record func(Change) error
+
+	stay bool // set by tests: no directory can be renamed
 }
 
 // Destination takes the files of a source. Nothing of them is seen under its name before [Destination.Install].
@@ -32,6 +34,8 @@ type Destination struct {
 	entries  []*node // in the order of the index
 	tree     *node   // "/"
 	count    int     // nodes
+	bytes    int64   // of their content
+	compared bool    // with what this host has
 	hidden   map[string]*hidden
 	removals map[string]*unit // of what the source does not have, by path
 	problems []checkpoint.Problem
@@ -49,6 +53,7 @@ type node struct {
 	unit  *unit // what is renamed at the installation, with all below it
 
 	inPlace bool // a directory that is there and stays, whatever happens in it
+	bound   bool // it stays because something is mounted on it or in it
 	same    bool // both hosts see the very same file: it is left alone
 	pinned  bool // another name is a hard link to it
 	old     *old // what is under the name on this host; nil if there is nothing of use
@@ -178,12 +183,24 @@ func (d *Destination) add(e *Entry) (*node, error) {
 	}
 	d.adapt(e)
 	d.count++
+	if err := d.account(e.bytes()); err != nil {
+		return nil, err
+	}
 	n := &node{name: name, up: up, entry: e}
 	if up.kids == nil {
 		up.kids = make(map[string]*node)
 	}
 	up.kids[name] = n
 	return n, nil
+}
+
+// account bounds the content that is to come, as far as the host's administrator wants it bounded.
+func (d *Destination) account(n int64) error {
+	d.bytes = plus(d.bytes, n)
+	if limit := d.opts.Limits.Bytes; limit > 0 && d.bytes > limit && n > 0 && d.compared {
+		return fmt.Errorf("the files to ship grew to %s, this host takes %s", bytesText(d.bytes), bytesText(limit))
+	}
+	return nil
 }
 
 // adapt leaves out what means nothing to this host.

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"math"
 	"path"
 	"slices"
 	"strings"
@@ -124,9 +125,17 @@ type Index struct {
 func (x *Index) Bytes() int64 {
 	var n int64
 	for i := range x.Entries {
-		n += x.Entries[i].bytes()
+		n = plus(n, x.Entries[i].bytes())
 	}
 	return n
+}
+
+// plus adds sizes that another host named, which may be beyond all measure.
+func plus(a, b int64) int64 {
+	if b > 0 && a > math.MaxInt64-b {
+		return math.MaxInt64
+	}
+	return a + b
 }
 
 // Has reports whether a path travels. Such a file need not be on the destination yet.
@@ -163,6 +172,9 @@ func blocksOf(data []Extent, block int64) iter.Seq[int64] {
 // blockCount is the number of blocks that [Entry.blocks] yields, without going through them.
 func (e *Entry) blockCount() int64 {
 	var n, next int64
+	if e.Kind != Regular {
+		return 0
+	}
 	for _, d := range e.Data {
 		first, end := max(next, d.Offset/e.Block), (d.end()+e.Block-1)/e.Block
 		n += max(end-first, 0)
@@ -306,6 +318,10 @@ func (x *Index) validate() error {
 		kinds[e.Path], last = e.Kind, e.Path
 		if e.Storage < 0 || e.Storage > len(x.Storages) {
 			return fmt.Errorf("%q: storage %d", e.Path, e.Storage)
+		}
+		// Who goes through the blocks of a file must not do more than who has listed them.
+		if n := e.blockCount(); n != int64(len(e.Sums)) {
+			return fmt.Errorf("%q: %d digests of %d blocks", e.Path, len(e.Sums), n)
 		}
 	}
 	return nil

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"path"
+	"runtime"
 	"slices"
 
 	"golang.org/x/sync/errgroup"
@@ -77,6 +78,9 @@ func (d *Destination) install(ctx context.Context) error {
 	if err := d.sync(ctx); err != nil {
 		return err
 	}
+	if err := d.verify(ctx); err != nil {
+		return err
+	}
 	units, err := d.toInstall()
 	if err != nil {
 		return err
@@ -134,8 +138,39 @@ func (d *Destination) sync(ctx context.Context) error {
 	return g.Wait()
 }
 
+// verify wants the files of this host that serve as those of the source to be as they were compared.
+func (d *Destination) verify(ctx context.Context) error {
+	var list []*node
+	d.tree.each(func(n *node) {
+		if n.shared || n.unit != nil && !n.staged && n.old != nil {
+			list = append(list, n)
+		}
+	})
+	g, ctx := errgroup.WithContext(ctx)
+	workers := runtime.GOMAXPROCS(0)
+	for share := range slices.Chunk(list, max(1, (len(list)+workers-1)/workers)) {
+		g.Go(func() error {
+			for _, n := range share {
+				if ctx.Err() != nil {
+					return context.Cause(ctx)
+				}
+				st, err := d.root.stat(n.rel())
+				if err == nil && !n.old.still(&st) || err != nil && ignoreGone(err) == nil {
+					err = errChanged
+				}
+				if err != nil {
+					return fmt.Errorf("%s: %w", n.path(), err)
+				}
+			}
+			return nil
+		})
+	}
+	return g.Wait()
+}
+
 // toInstall lists the units that make a difference, by path.
 func (d *Destination) toInstall() ([]*unit, error) {
+	d.joinLinks()
 	var units []*unit
 	d.tree.each(func(n *node) {
 		if n.unit != nil && n.staged && n.unit.differs {
@@ -153,6 +188,29 @@ func (d *Destination) toInstall() ([]*unit, error) {
 	}
 	slices.SortFunc(units, func(a, b *unit) int { return cmp.Compare(a.path, b.path) })
 	return units, nil
+}
+
+// joinLinks lets all names of a file come, if one of them comes: they would be of two files else.
+func (d *Destination) joinLinks() {
+	var pairs [][2]*unit
+	d.tree.each(func(n *node) {
+		if n.entry == nil || n.entry.Kind != Hardlink {
+			return
+		}
+		link, _ := n.unitOf()
+		first, _ := d.lookup(n.entry.Target).unitOf()
+		if link != nil && first != nil && link != first {
+			pairs = append(pairs, [2]*unit{link, first})
+		}
+	})
+	for again := true; again; {
+		again = false
+		for _, p := range pairs {
+			if p[0].differs != p[1].differs {
+				p[0].differs, p[1].differs, again = true, true, true
+			}
+		}
+	}
 }
 
 func swapsOf(units []*unit) ([]swap, error) {

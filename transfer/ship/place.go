@@ -238,7 +238,7 @@ func (p *place) proc() string { return "/proc/self/fd/" + strconv.Itoa(p.fd) }
 // info is what stat(2) says.
 type info struct {
 	unix.Statx_t
-	mount uint64 // ID of the mount, 0 if the kernel does not tell
+	mount uint64 // ID of the mount, or some number that stands for the device
 }
 
 const statxMask = unix.STATX_BASIC_STATS | unix.STATX_BTIME | unix.STATX_MNT_ID
@@ -269,8 +269,9 @@ func statx(fd int, rel string, flags int) (info, error) {
 		if err != nil {
 			return i, &os.PathError{Op: "stat", Path: rel, Err: err}
 		}
-		if i.Mask&unix.STATX_MNT_ID != 0 {
-			i.mount = i.Mnt_id
+		i.mount = i.Mnt_id
+		if i.Mask&unix.STATX_MNT_ID == 0 { // Linux < 5.8
+			i.mount = 1<<63 | i.dev()
 		}
 		return i, nil
 	}

@@ -45,6 +45,7 @@ func seeds(t *testing.T) (first, last uint64) {
 
 func testRandom(t *testing.T, seed uint64) {
 	h := newHosts(t)
+	h.stay = seed%4 == 0
 	g := &gardener{t: t, r: rand.New(rand.NewPCG(seed, 0)), root: os.Geteuid() == 0}
 	app, logs := filepath.Join(h.src, "srv/app"), filepath.Join(h.src, "var/log/app")
 	g.check(os.MkdirAll(app, 0o755))
@@ -134,7 +135,7 @@ func (h *hosts) undone(before map[string]thing) {
 func (h *hosts) unchanged(when string, before map[string]thing) {
 	h.t.Helper()
 	expect(h.t, when, differences(before, snapshot(h.t, h.dst), func(p string, a, b thing) bool {
-		if !strings.HasPrefix(p, "srv/app") {
+		if !strings.HasPrefix(p, "srv/app") || h.stay && when == "staged" {
 			a.mtime = b.mtime
 		}
 		return exactly(p, a, b)
@@ -152,4 +153,121 @@ func (h *hosts) nothingHidden() {
 	if err != nil {
 		h.t.Fatal(err)
 	}
+}
+
+// crash is what a process that is killed leaves behind: nothing it would have done happens.
+type crash struct{}
+
+// crashing runs fn, which gets a step function that crashes at the given step. It reports whether it came so far.
+func crashing(at int, fn func(step func(string))) (where string, crashed bool) {
+	defer func() {
+		if r := recover(); r != nil {
+			if _, ok := r.(crash); !ok {
+				panic(r)
+			}
+		}
+	}()
+	n := 0
+	fn(func(s string) {
+		if n++; n == at {
+			where, crashed = s, true
+			panic(crash{})
+		}
+	})
+	return where, crashed
+}
+
+// After a crash at any step, an undo that crashes at any step itself, and is repeated, gives back what was there.
+func TestCrash(t *testing.T) {
+	for _, stay := range []bool{false, true} {
+		t.Run(fmt.Sprintf("stay=%v", stay), func(t *testing.T) {
+			t.Parallel()
+			for at := 1; ; at++ {
+				if !testCrash(t, stay, at) {
+					if at < 8 {
+						t.Errorf("only %d steps", at)
+					}
+					break
+				}
+			}
+		})
+	}
+}
+
+func testCrash(t *testing.T, stay bool, at int) bool {
+	h := newHosts(t)
+	h.stay = stay
+	for _, host := range []string{h.src, h.dst} {
+		put(t, filepath.Join(host, "srv/app/same"), "the same on both hosts")
+		put(t, filepath.Join(host, "srv/app/differs"), host)
+		put(t, filepath.Join(host, "srv/app/dir/differs"), host)
+		put(t, filepath.Join(host, "log"), host)
+	}
+	put(t, filepath.Join(h.src, "srv/app/only here"), "")
+	put(t, filepath.Join(h.src, "new/dir/file"), "")
+	put(t, filepath.Join(h.dst, "srv/app/extra/file"), "only there")
+	if err := os.Chmod(filepath.Join(h.dst, "srv/app"), 0o711); err != nil {
+		t.Fatal(err)
+	}
+	before := snapshot(t, h.dst)
+	roots := []Root{{Path: "/srv/app"}, {Path: "/log", Held: true}, {Path: "/new/dir/file"}}
+	s := h.survey(roots)
+	where, crashed := crashing(at, func(step func(string)) {
+		h.step = step
+		d := h.destination()
+		h.first(s, d)
+		put(t, filepath.Join(h.src, "log"), "changed")
+		put(t, filepath.Join(h.src, "srv/app/later"), "")
+		roots = append(roots, Root{Path: "/other/log", Held: true})
+		put(t, filepath.Join(h.src, "other/log"), "")
+		h.update(s, d, roots)
+		if err := d.Install(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+	})
+	if crashed {
+		h.undoing(before, where)
+		return true
+	}
+	h.compare(roots)
+	if !stay {
+		h.undoing(before, "the end")
+		return false
+	}
+	for again := 1; ; again++ {
+		where, crashed := crashing(again, func(step func(string)) {
+			if err := commit(context.Background(), h.dst, h.changes, step); err != nil {
+				t.Fatal(err)
+			}
+		})
+		h.compare(roots)
+		if !crashed {
+			break
+		}
+		t.Logf("commit crashed at %s", where)
+	}
+	h.nothingHidden()
+	return false
+}
+
+// undoing undoes with crashes.
+func (h *hosts) undoing(before map[string]thing, where string) {
+	h.t.Helper()
+	for again := 1; ; again++ {
+		_, crashed := crashing(again, func(step func(string)) {
+			if err := undo(context.Background(), h.dst, h.changes, step); err != nil {
+				h.t.Fatalf("after a crash at %s: %v", where, err)
+			}
+		})
+		if !crashed {
+			break
+		}
+	}
+	expect(h.t, "undone after a crash at "+where, differences(before, snapshot(h.t, h.dst), func(p string, a, b thing) bool {
+		if !strings.HasPrefix(p, "srv/app") {
+			a.mtime = b.mtime
+		}
+		return exactly(p, a, b)
+	}))
+	h.nothingHidden()
 }

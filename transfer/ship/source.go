@@ -171,12 +171,12 @@ func read(ctx context.Context, n *seen) (*tracked, error) {
 
 // look describes what a walk came by; nil if it is gone. With a regular file comes the open file, for its content.
 func look(n *seen, old *tracked) (*tracked, *os.File, error) {
-	if n.kind() != Regular {
+	if kind := n.kind(); kind != Regular {
 		e, ok, err := n.entry()
 		if err != nil {
 			return nil, nil, fmt.Errorf("read %s: %w", n.path, err)
 		}
-		if !ok || e.Kind == Regular {
+		if !ok || e.Kind != kind {
 			return nil, nil, nil // it became something else: the next pass will see it
 		}
 		return track(n, e), nil, nil

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path"
 	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -79,7 +80,11 @@ func (d *Destination) hide(h *hidden) error {
 		return nil
 	}
 	name := hiddenPrefix + d.opts.ID
-	if err := d.opts.Record(Change{Op: opStage, Dir: nameOf(h.dir), Hidden: name}); err != nil {
+	c := Change{Op: opStage, Dir: nameOf(h.dir), Hidden: name}
+	if n := d.lookup(h.dir); n != nil && n.mirrors() && n.old != nil { // its time travels, and is part of what was there
+		c.Metas = []metaChange{{Path: c.Dir, New: n.old.meta, Old: n.old.meta}}
+	}
+	if err := d.opts.Record(c); err != nil {
 		return fmt.Errorf("record a change: %w", err)
 	}
 	d.step("staging " + h.dir)
@@ -350,11 +355,21 @@ func (d *Destination) finishDirs() error {
 
 // syncAll makes all that is staged durable.
 func (d *Destination) syncAll() error {
+	done := make(map[uint64]bool)
 	for _, h := range d.hidden {
-		if h.place != nil {
-			if err := h.place.syncAll(); err != nil {
-				return err
-			}
+		if h.place == nil {
+			continue
+		}
+		st, err := h.place.stat("")
+		if err != nil {
+			return err
+		}
+		if done[st.dev()] {
+			continue
+		}
+		done[st.dev()] = true
+		if err := h.place.syncAll(); err != nil {
+			return err
 		}
 	}
 	clear(d.fresh)
@@ -437,6 +452,10 @@ func (u *updating) done() error {
 func (u *updating) entry(ctx context.Context, e *Entry) error {
 	d := u.dest
 	n := d.lookup(e.Path)
+	if n != nil && n.same && n.entry.Inode != e.Inode { // no longer the file that both hosts saw
+		d.detach(n)
+		n = nil
+	}
 	if n == nil {
 		if d.count >= d.opts.Limits.entries() {
 			return fmt.Errorf("%w: more than %d entries", ErrMalformed, d.opts.Limits.entries())
@@ -517,6 +536,9 @@ func (d *Destination) change(ctx context.Context, n *node, e *Entry) error {
 	}
 	before := n.entry
 	n.entry = e
+	if err := d.account(e.bytes() - before.bytes()); err != nil {
+		return err
+	}
 	switch {
 	case e.Kind == Directory:
 		d.dirty[n] = true
@@ -537,7 +559,7 @@ func (d *Destination) remove(p string) error {
 		return fmt.Errorf("%w: %q is removed and was never there", ErrMalformed, p)
 	}
 	unit, rel := n.unitOf()
-	if unit == nil && n.mirrors() && !n.same {
+	if n.bound {
 		return fmt.Errorf("the source has no %s any more, and something is mounted there on this host", p)
 	}
 	if unit != nil && n.staged {
@@ -547,19 +569,33 @@ func (d *Destination) remove(p string) error {
 			return fmt.Errorf("%s: %w", p, err)
 		}
 	}
-	if unit != nil && unit.node == n && unit.old != nil && n.up.mirrors() && n.up.inPlace {
-		d.removals[p] = d.newUnit(p, nil, unit.old)
+	if n.up.mirrors() && n.up.inPlace && n.old != nil {
+		id := n.old.st.identity()
+		for below := range d.removals {
+			if strings.HasPrefix(below, p+"/") { // it goes with its directory
+				delete(d.removals, below)
+			}
+		}
+		d.removals[p] = d.newUnit(p, nil, &id)
 	}
 	var err error
 	n.each(func(k *node) {
 		if k.unit != nil && k.unit != unit && k.staged { // below a directory that stays
 			err = errors.Join(err, k.unit.hidden.place.removeAll(k.unit.newName()))
 		}
+	})
+	d.detach(n)
+	return err
+}
+
+// detach forgets a node and all below it.
+func (d *Destination) detach(n *node) {
+	n.each(func(k *node) {
 		delete(d.dirty, k)
 		delete(d.fresh, k)
 		k.staged = false
 		d.count--
+		d.bytes -= k.entry.bytes()
 	})
 	delete(n.up.kids, n.name)
-	return err
 }

@@ -44,7 +44,7 @@ func openVolumes() (*volumes, error) {
 
 // of returns the volume that something at rel below p, or in p, lies on.
 func (v *volumes) of(p *place, rel string, st *info) (volume, error) {
-	if found, ok := v.known[st.mount]; ok && st.mount != 0 {
+	if found, ok := v.known[st.mount]; ok {
 		return found, nil
 	}
 	h, err := p.handle(rel)

@@ -209,11 +209,19 @@ func (w *walk) root(ctx context.Context, g *errgroup.Group, r Root, visited map[
 	case err != nil:
 		return err
 	}
+	v, err := w.volume(base, r.Path[1:], &st)
+	if err != nil || v.pseudo && r.Held {
+		return ignoreGone(err)
+	}
+	if v.pseudo {
+		w.pseudo(r.Path)
+		return nil
+	}
 	for dir := path.Dir(r.Path); dir != "/" && !visited[dir]; dir = path.Dir(dir) {
 		visited[dir] = true
 		up, err := base.stat(dir[1:])
 		if err != nil {
-			return fmt.Errorf("%s: %w", dir, err)
+			return ignoreGone(fmt.Errorf("%s: %w", dir, err))
 		}
 		if err := w.add(seen{path: dir, base: base, st: up, implied: true, root: Root{From: r.From}}); err != nil {
 			return err
@@ -223,6 +231,24 @@ func (w *walk) root(ctx context.Context, g *errgroup.Group, r Root, visited map[
 		w.followed(r, base)
 	}
 	return w.visit(ctx, g, seen{path: r.Path, base: base, st: st, root: r})
+}
+
+// full says that there is more than may travel.
+func (w *walk) full() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.over
+}
+
+// volume returns what a file lies on.
+func (w *walk) volume(p *place, rel string, st *info) (volume, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.src.volumes.of(p, rel, st)
+}
+
+func (w *walk) pseudo(path string) {
+	w.problem(path, "it lies on a file system of the kernel", "name the files beside it one by one")
 }
 
 // followed wants what a named symbolic link leads to to travel too: the link alone is most likely not what was meant.
@@ -312,15 +338,12 @@ func (w *walk) below(ctx context.Context, g *errgroup.Group, s seen) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	w.mu.Lock()
-	v, err := w.src.volumes.of(s.base, s.rel(), &s.st)
-	over := w.over
-	w.mu.Unlock()
-	if err != nil || over {
+	v, err := w.volume(s.base, s.rel(), &s.st)
+	if err != nil {
 		return ignoreGone(err)
 	}
 	if v.pseudo {
-		w.problem(s.path, "it lies on a file system of the kernel", "name the files beside it one by one")
+		w.pseudo(s.path)
 		return nil
 	}
 	dir, err := s.base.sub(s.rel())
@@ -334,15 +357,18 @@ func (w *walk) below(ctx context.Context, g *errgroup.Group, s seen) error {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("list %s: %w", s.path, err)
+		return ignoreGone(fmt.Errorf("list %s: %w", s.path, err))
 	}
 	for _, name := range names {
-		st, err := dir.stat(name)
-		if errors.Is(err, unix.ENOENT) {
-			continue
+		if w.full() {
+			return nil
 		}
+		st, err := dir.stat(name)
 		if err != nil {
-			return fmt.Errorf("%s: %w", s.path, err)
+			if err := ignoreGone(err); err != nil {
+				return fmt.Errorf("%s: %w", s.path, err)
+			}
+			continue
 		}
 		kid := seen{path: s.path + "/" + name, base: s.base, st: st, root: Root{From: s.root.From}}
 		if err := validPath(kid.path); err != nil {
@@ -456,7 +482,7 @@ func (s *seen) entry() (Entry, bool, error) {
 	}
 	s.restamp()
 	e.Path, e.Implied = s.path, s.implied
-	if s.first != "" {
+	if s.first != "" && e.Kind == Regular {
 		e = Entry{Path: s.path, Kind: Hardlink, Target: s.first, Inode: e.Inode}
 	}
 	return e, true, nil

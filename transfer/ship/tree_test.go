@@ -26,14 +26,17 @@ const testID = "0123456789abcdef0123456789abcdef"
 type hosts struct {
 	t        testing.TB
 	src, dst string
+	stay     bool     // as in Options
+	recorded int      // bytes of the last record
 	changes  []Change // the destination's journal
 	sent     map[string][]byte
+	step     func(string)
 }
 
 func newHosts(t testing.TB) *hosts {
 	t.Helper()
 	dir := t.TempDir()
-	h := &hosts{t: t, src: filepath.Join(dir, "src"), dst: filepath.Join(dir, "dst"), sent: make(map[string][]byte)}
+	h := &hosts{t: t, src: filepath.Join(dir, "src"), dst: filepath.Join(dir, "dst"), sent: make(map[string][]byte), step: func(string) {}}
 	for _, d := range []string{h.src, h.dst} {
 		if err := os.Mkdir(d, 0o755); err != nil {
 			t.Fatal(err)
@@ -48,11 +51,14 @@ func (h *hosts) record(c Change) error {
 	if err != nil {
 		return err
 	}
+	h.recorded = len(b)
 	var again Change
 	if err := json.Unmarshal(b, &again); err != nil {
 		return err
 	}
+	h.step("before the record of: " + c.String())
 	h.changes = append(h.changes, again)
+	h.step("behind the record of: " + c.String())
 	return nil
 }
 
@@ -75,10 +81,11 @@ func (h *hosts) survey(roots []Root) *Source {
 
 func (h *hosts) destination() *Destination {
 	h.t.Helper()
-	d, err := NewDestination(Options{Root: h.dst, ID: testID, Record: h.record})
+	d, err := NewDestination(Options{Root: h.dst, ID: testID, Record: h.record, stay: h.stay})
 	if err != nil {
 		h.t.Fatal(err)
 	}
+	d.step = h.step
 	h.t.Cleanup(func() { d.Close() })
 	return d
 }
@@ -153,7 +160,7 @@ type spans [][2]int64
 func snapshot(t testing.TB, dir string) map[string]thing {
 	t.Helper()
 	all := make(map[string]thing)
-	first := make(map[uint64]string)
+	first := make(map[[2]uint64]string)
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -178,10 +185,10 @@ func snapshot(t testing.TB, dir string) map[string]thing {
 			}
 			x.what += fmt.Sprintf(" %d bytes %x", len(b), sha256.Sum256(b))
 			x.data = dataOf(t, path)
-			if name, ok := first[st.Ino]; ok {
+			if name, ok := first[[2]uint64{st.Dev, st.Ino}]; ok {
 				x.links = name
 			} else {
-				first[st.Ino] = rel
+				first[[2]uint64{st.Dev, st.Ino}] = rel
 			}
 		case unix.S_IFLNK:
 			to, err := os.Readlink(path)

@@ -16,18 +16,29 @@ import (
 // what was staged. root is [Options].Root. Changes that were not made, or that were undone before, do no harm. Undo
 // goes on past what it can't undo and says so: what was replaced is never removed then.
 func Undo(ctx context.Context, root string, changes []Change) error {
-	err := eachChange(root, changes, true, func(p *place, c *Change) error {
+	return undo(ctx, root, changes, func(string) {})
+}
+
+func undo(ctx context.Context, root string, changes []Change, step func(string)) error {
+	r, err := openRecovery("undo", root, changes, step)
+	if err != nil {
+		return err
+	}
+	defer r.root.Close()
+	slices.Reverse(r.changes)
+	err = r.each(func(c *Change) error {
 		if c.Op == opStage {
 			// What was replaced must have left it.
-			return dropHidden(p, c, func(name string) bool { return path.Ext(name) == newSuffix })
+			return r.drop(c, func(name string) bool { return path.Ext(name) == newSuffix })
 		}
-		return undoSwaps(ctx, p, c)
+		return r.undoSwaps(ctx, c)
 	})
 	// All that was done in a directory changed its time.
-	return errors.Join(err, eachChange(root, changes, true, func(p *place, c *Change) error {
+	return errors.Join(err, r.each(func(c *Change) error {
 		var errs []error
 		for _, m := range c.Metas {
-			if err := p.applyAt(string(m.Path)[1:], &m.Old); ignoreGone(err) != nil {
+			r.step("giving metadata back to " + string(m.Path))
+			if err := r.root.applyAt(string(m.Path)[1:], &m.Old); ignoreGone(err) != nil {
 				errs = append(errs, fmt.Errorf("%s: %w", m.Path, err))
 			}
 		}
@@ -37,60 +48,73 @@ func Undo(ctx context.Context, root string, changes []Change) error {
 
 // Commit makes changes final: what was replaced is removed. It may be called again.
 func Commit(ctx context.Context, root string, changes []Change) error {
-	if err := eachChange(root, changes, false, func(p *place, c *Change) error {
-		return checkInstalled(ctx, p, c)
-	}); err != nil {
+	return commit(ctx, root, changes, func(string) {})
+}
+
+func commit(ctx context.Context, root string, changes []Change, step func(string)) error {
+	r, err := openRecovery("commit", root, changes, step)
+	if err != nil {
 		return err
 	}
-	times := make(map[name]Time) // of directories that are as on the source still
+	defer r.root.Close()
+	if err := r.each(func(c *Change) error { return r.checkInstalled(ctx, c) }); err != nil {
+		return err
+	}
+	times := make(map[name]Time) // of directories that are as on the source
 	for _, c := range changes {
 		for _, m := range c.Metas {
 			times[m.Path] = m.New.MTime
 		}
 	}
-	return eachChange(root, changes, false, func(p *place, c *Change) error {
+	return r.each(func(c *Change) error {
 		if c.Op != opStage {
 			return nil
 		}
-		dir := string(c.Dir)[1:]
-		before, err := p.stat(dir)
+		dir, err := r.root.handle(string(c.Dir)[1:])
 		if err != nil {
 			return ignoreGone(err)
 		}
-		if err := dropHidden(p, c, func(string) bool { return true }); err != nil {
-			return err
-		}
-		if t, ok := times[c.Dir]; !ok || t != before.mtime() {
-			return nil
-		}
-		h, err := p.handle(dir)
+		defer dir.Close()
+		before, err := dir.stat("")
 		if err != nil {
 			return err
 		}
-		defer h.Close()
-		return h.setTime(before.mtime())
+		if err := r.drop(c, func(string) bool { return true }); err != nil {
+			return err
+		}
+		if t, ok := times[c.Dir]; ok && t == before.mtime() {
+			return dir.setTime(t)
+		}
+		return nil
 	})
 }
 
-func eachChange(root string, changes []Change, undo bool, fn func(*place, *Change) error) error {
-	verb := "commit"
-	list := slices.Clone(changes)
-	if undo {
-		verb = "undo"
-		slices.Reverse(list)
-	}
+// recovery is an undo or a commit under way.
+type recovery struct {
+	verb    string
+	root    *place
+	changes []Change
+	step    func(string) // told of each step, by tests
+}
+
+func openRecovery(verb, root string, changes []Change, step func(string)) (*recovery, error) {
 	p, err := openPlace(cmp.Or(root, "/"))
 	if err != nil {
-		return fmt.Errorf("%s changes of files: %w", verb, err)
+		return nil, fmt.Errorf("%s changes of files: %w", verb, err)
 	}
-	defer p.Close()
+	return &recovery{verb: verb, root: p, changes: slices.Clone(changes), step: step}, nil
+}
+
+func (r *recovery) each(fn func(*Change) error) error {
 	var errs []error
-	for i := range list {
-		c := &list[i]
-		if err := c.validate(); err != nil {
-			errs = append(errs, fmt.Errorf("%s: %s: %w", verb, c, err))
-		} else if err := fn(p, c); err != nil {
-			errs = append(errs, fmt.Errorf("%s: %s: %w", verb, c, err))
+	for i := range r.changes {
+		c := &r.changes[i]
+		err := c.validate()
+		if err == nil {
+			err = fn(c)
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: %s: %w", r.verb, c, err))
 		}
 	}
 	return errors.Join(errs...)
@@ -142,13 +166,13 @@ func openHidden(p *place, dir, hidden string) (*place, error) {
 	return h, nil
 }
 
-func undoSwaps(ctx context.Context, p *place, c *Change) error {
+func (r *recovery) undoSwaps(ctx context.Context, c *Change) error {
 	var errs []error
 	for i := range slices.Backward(c.Swaps) {
 		if ctx.Err() != nil {
 			return errors.Join(append(errs, context.Cause(ctx))...)
 		}
-		if err := undoSwap(p, c.Hidden, &c.Swaps[i]); err != nil {
+		if err := r.undoSwap(c.Hidden, &c.Swaps[i]); err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", c.Swaps[i].Path, err))
 		}
 	}
@@ -156,15 +180,15 @@ func undoSwaps(ctx context.Context, p *place, c *Change) error {
 }
 
 // undoSwap decides by what it finds how far the installation came.
-func undoSwap(p *place, hidden string, s *swap) error {
+func (r *recovery) undoSwap(hidden string, s *swap) error {
 	dir, base := path.Split(string(s.Path))
 	dir = path.Clean(dir)
-	h, err := openHidden(p, dir, hidden)
+	h, err := openHidden(r.root, dir, hidden)
 	if h == nil || err != nil {
 		return err // all is undone, as the directory goes last
 	}
 	defer h.Close()
-	up, err := p.sub(dir[1:])
+	up, err := r.root.sub(dir[1:])
 	if err != nil {
 		return err
 	}
@@ -178,6 +202,7 @@ func undoSwap(p *place, hidden string, s *swap) error {
 		return err
 	}
 	if here != nil && s.New != nil && here.is(*s.New) {
+		r.step("taking out " + string(s.Path))
 		if err := up.rename(base, h, s.newName()); err != nil {
 			return err
 		}
@@ -190,6 +215,7 @@ func undoSwap(p *place, hidden string, s *swap) error {
 		return fmt.Errorf("somebody has put another file there; what was there before the migration is %s",
 			path.Join(dir, hidden, s.oldName()))
 	}
+	r.step("putting back " + string(s.Path))
 	return h.rename(s.oldName(), up, base)
 }
 
@@ -206,9 +232,9 @@ func find(p *place, base string) (*identity, error) {
 	return &id, nil
 }
 
-// dropHidden removes from a directory for staging what may go, and then the directory.
-func dropHidden(p *place, c *Change, may func(name string) bool) error {
-	h, err := openHidden(p, string(c.Dir), c.Hidden)
+// drop removes from a directory for staging what may go, and then the directory.
+func (r *recovery) drop(c *Change, may func(name string) bool) error {
+	h, err := openHidden(r.root, string(c.Dir), c.Hidden)
 	if h == nil || err != nil {
 		return err
 	}
@@ -219,6 +245,7 @@ func dropHidden(p *place, c *Change, may func(name string) bool) error {
 	}
 	var errs []error
 	for _, n := range names {
+		r.step("removing " + n)
 		if may(n) {
 			errs = append(errs, h.removeAll(n))
 		} else {
@@ -228,11 +255,12 @@ func dropHidden(p *place, c *Change, may func(name string) bool) error {
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
-	up, err := p.sub(string(c.Dir)[1:])
+	up, err := r.root.sub(string(c.Dir)[1:])
 	if err != nil {
 		return err
 	}
 	defer up.Close()
+	r.step("removing " + c.Hidden)
 	if err := up.rmdir(c.Hidden); err != nil {
 		return err
 	}
@@ -240,7 +268,7 @@ func dropHidden(p *place, c *Change, may func(name string) bool) error {
 }
 
 // checkInstalled refuses to remove what was replaced if its successor never came.
-func checkInstalled(ctx context.Context, p *place, c *Change) error {
+func (r *recovery) checkInstalled(ctx context.Context, c *Change) error {
 	for i := range c.Swaps {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
@@ -250,7 +278,7 @@ func checkInstalled(ctx context.Context, p *place, c *Change) error {
 			continue
 		}
 		dir := path.Dir(string(s.Path))
-		h, err := openHidden(p, dir, c.Hidden)
+		h, err := openHidden(r.root, dir, c.Hidden)
 		if err != nil {
 			return err
 		}
