@@ -133,8 +133,8 @@ func (r *Record) GoLive(ctx context.Context, state *netstate.State, uplinks map[
 // answers, which is what both wait for.
 func (r *Record) goOn() error {
 	for _, id := range r.Processes {
-		if !proc.Default.Alive(id) {
-			continue
+		if state, err := proc.Default.State(id.PID); err != nil || state != 'T' || !proc.Default.Alive(id) {
+			continue // it runs already, and would fail to read from a connection in repair mode
 		}
 		if err := sockets.Nudge(id.PID); err != nil && !errors.Is(err, unix.ESRCH) {
 			return err

@@ -78,13 +78,13 @@ const (
 	announceRounds  = 5
 )
 
-// Repeat sends the rounds that follow the first one. It returns early when the context ends.
+// Repeat sends the rounds that follow the first one. It returns early, without an error, when the context ends.
 func (a *Announcer) Repeat(ctx context.Context) error {
 	wait := announceInitial
 	for range announceRounds - 1 {
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
+			return nil
 		case <-time.After(wait):
 		}
 		if err := a.Send(); err != nil {
