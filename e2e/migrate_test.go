@@ -68,3 +68,33 @@ func TestMigrate(t *testing.T) {
 		}
 	}
 }
+
+// Over ssh nothing is needed on the other side but sshd and the program.
+func TestMigrateBySSH(t *testing.T) {
+	for _, push := range []bool{false, true} {
+		t.Run(fmt.Sprintf("push binary %v", push), func(t *testing.T) {
+			w := newWorld(t)
+			options, err := w.B.SSHD(w.ctx)
+			w.check(err)
+			w.empty[w.B] = w.snapshot(w.B)
+			w.serve()
+			c := w.echo("4", 3)
+			args := []string{"migrate", "--netns", "svc", "--to", "ssh://root@" + w.B.IPv4}
+			for _, o := range options {
+				args = append(args, "--ssh-option", o)
+			}
+			if push {
+				args = append(args, "--push-binary")
+			} else {
+				args = append(args, "--remote-path", w.nsmigrateBin())
+			}
+			r := w.ok(w.A, append(args, "--dry-run")...)
+			w.says(r, exitOK, "can be migrated")
+			w.ok(w.A, args...)
+			c.progress()
+			w.unharmed()
+			w.noneUnfinished()
+			w.stopAll(c)
+		})
+	}
+}
