@@ -208,7 +208,6 @@ func (d *Destination) goLiveRecorded(ctx context.Context) error {
 
 // Settle implements [handover.Host].
 func (d *Destination) Settle(ctx context.Context) error {
-	defer d.dismiss()
 	err := d.runHook(ctx)
 	if d.restore != nil {
 		err = errors.Join(err, d.restore.Settle(ctx))
@@ -220,7 +219,6 @@ func (d *Destination) Settle(ctx context.Context) error {
 
 // Undo implements [handover.Host].
 func (d *Destination) Undo(ctx context.Context) error {
-	defer d.dismiss()
 	if d.journal != nil && d.journal.Rebooted() {
 		return nil // all of it was in memory
 	}

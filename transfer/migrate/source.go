@@ -113,7 +113,6 @@ var errGivenUp = errors.New("the migration was given up")
 
 // Resume implements [handover.Service].
 func (s *Source) Resume(ctx context.Context) error {
-	defer s.dismiss()
 	if s.service == nil {
 		return s.recorded(ctx, (*checkpoint.Record).Resume)
 	}
@@ -126,7 +125,6 @@ func (s *Source) Resume(ctx context.Context) error {
 
 // End implements [handover.Service].
 func (s *Source) End(ctx context.Context) error {
-	defer s.dismiss()
 	if s.service == nil {
 		return s.recorded(ctx, (*checkpoint.Record).End)
 	}
