@@ -19,7 +19,7 @@ type link struct {
 	to      *lab.Host
 	path    string
 	program string
-	env     []string // of the receiving program, beside its own
+	env     []string // of the program that receives first, beside its own
 
 	mu     sync.Mutex
 	cut    bool
@@ -62,7 +62,8 @@ func (w *world) linkTo(h *lab.Host) *link {
 	return l
 }
 
-// use has another program receive, with additions to its environment.
+// use has another program receive, with additions to its environment for the next connection alone: whoever asks later
+// what became of it asks one that makes no trouble.
 func (l *link) use(program string, env ...string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -80,6 +81,7 @@ func (l *link) connect(conn net.Conn) error {
 	}
 	cmd := exec.Command(l.program, "receive", "--stdio")
 	cmd.Env = append(lab.Environ(), l.env...)
+	l.env = nil
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		return err

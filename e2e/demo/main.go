@@ -127,15 +127,15 @@ func (d *demo) start(ctx context.Context) error {
 }
 
 func (d *demo) move(ctx context.Context) error {
-	from, to := filepath.Join(d.A.Dir, "svc.nsm"), filepath.Join(d.B.Dir, "svc.nsm")
-	if err := d.step(ctx, d.A, "dump", "--netns", d.svc.Name, "-e", from); err != nil {
-		return err
+	options, err := d.B.SSHD(ctx)
+	if err != nil {
+		return fmt.Errorf("start sshd on host-b: %w", err)
 	}
-	say("host-a # scp svc.nsm host-b:")
-	if err := copyFile(from, to); err != nil {
-		return err
+	args := []string{"migrate", "--netns", d.svc.Name, "--to", "ssh://root@" + d.B.IPv4, "--print-stats", "--remote-path", d.nsmigrate}
+	for _, o := range options {
+		args = append(args, "--ssh-option", o)
 	}
-	if err := d.step(ctx, d.B, "restore", "-i", to); err != nil {
+	if err := d.step(ctx, d.A, 6, args...); err != nil {
 		return err
 	}
 	if _, err := d.progress(ctx); err != nil {
@@ -145,11 +145,10 @@ func (d *demo) move(ctx context.Context) error {
 	return nil
 }
 
-// step runs the program on a host and shows it.
-func (d *demo) step(ctx context.Context, h *lab.Host, args ...string) error {
-	shown := append([]string{"nsmigrate"}, args...)
-	shown[len(shown)-1] = filepath.Base(shown[len(shown)-1])
-	say("%s # %s", h.Name, strings.Join(shown, " "))
+// step runs the program on a host and shows it, with the first of its arguments: the others are about where the demo has
+// its keys and programs.
+func (d *demo) step(ctx context.Context, h *lab.Host, shown int, args ...string) error {
+	say("%s # nsmigrate %s", h.Name, strings.Join(args[:shown], " "))
 	r, err := h.Run(ctx, append([]string{d.nsmigrate}, args...)...)
 	if err != nil {
 		return err
