@@ -50,7 +50,7 @@ func mount(t *testing.T, source, target, typ, options string) {
 }
 
 // move is a whole migration up to the installation.
-func (h *hosts) move(roots []Root, meanwhile func()) *Destination {
+func (h *hosts) move(roots []Root, meanwhile func()) {
 	h.t.Helper()
 	s, d := h.survey(roots), h.destination()
 	h.first(s, d)
@@ -60,7 +60,6 @@ func (h *hosts) move(roots []Root, meanwhile func()) *Destination {
 		h.t.Fatal(err)
 	}
 	h.compare(roots)
-	return d
 }
 
 func (h *hosts) problems(roots []Root) []string {
@@ -386,7 +385,9 @@ func TestReadsLittle(t *testing.T) {
 		}
 	}
 	roots := []Root{
-		{Path: "/still", Held: true}, {Path: "/log", Held: true, Append: true}, {Path: "/mapped", Held: true, Mapped: true},
+		{Path: "/still", Held: true},
+		{Path: "/log", Held: true, Append: true},
+		{Path: "/mapped", Held: true, Mapped: true},
 		{Path: "/random", Held: true},
 	}
 	s, d := h.survey(roots), h.destination()
@@ -470,7 +471,7 @@ func TestMapped(t *testing.T) {
 
 // What somebody else changes on the destination is not overwritten unseen.
 func TestInterference(t *testing.T) {
-	prepared := func(t *testing.T) (*hosts, *Source, *Destination, []Root) {
+	prepared := func(t *testing.T) (*hosts, *Destination) {
 		h := newHosts(t)
 		for _, host := range []string{h.src, h.dst} {
 			put(t, filepath.Join(host, "app/same"), "same")
@@ -483,10 +484,9 @@ func TestInterference(t *testing.T) {
 				}
 			}
 		}
-		roots := []Root{{Path: "/app"}, {Path: "/log", Held: true}, {Path: "/lazy"}}
-		s, d := h.survey(roots), h.destination()
-		h.first(s, d)
-		return h, s, d, roots
+		d := h.destination()
+		h.first(h.survey([]Root{{Path: "/app"}, {Path: "/log", Held: true}, {Path: "/lazy"}}), d)
+		return h, d
 	}
 	for name, change := range map[string]func(h *hosts) error{
 		"a file that serves both":  func(h *hosts) error { return os.WriteFile(filepath.Join(h.dst, "app/same"), []byte("x"), 0o600) },
@@ -496,7 +496,7 @@ func TestInterference(t *testing.T) {
 		"no file any more":         func(h *hosts) error { return os.Remove(filepath.Join(h.dst, "log")) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			h, _, d, _ := prepared(t)
+			h, d := prepared(t)
 			if err := change(h); err != nil {
 				t.Fatal(err)
 			}
@@ -512,7 +512,7 @@ func TestInterference(t *testing.T) {
 		})
 	}
 	t.Run("a stranger in the place", func(t *testing.T) {
-		h, _, d, _ := prepared(t)
+		h, d := prepared(t)
 		before := snapshot(t, h.dst)
 		if err := d.Install(context.Background()); err != nil {
 			t.Fatal(err)
@@ -536,7 +536,7 @@ func TestInterference(t *testing.T) {
 		h.sameInodes(before)
 	})
 	t.Run("commit of what was not installed", func(t *testing.T) {
-		h, _, d, _ := prepared(t)
+		h, d := prepared(t)
 		d.step = func(s string) {
 			if s == "moving in /log" {
 				panic(crash{})
