@@ -62,14 +62,14 @@ func (g *guard) Dismiss() {
 	g.cmd.Wait() //nolint:errcheck // as above
 }
 
-// beGuard is the guard's life. It never returns.
-func beGuard(args []string) {
+// beGuard is the guard's life. It returns the exit status.
+func beGuard(args []string) status {
 	signal.Ignore(unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT, unix.SIGPIPE)
 	if len(args) != 3 {
-		os.Exit(int(statusUsage))
+		return statusUsage
 	}
 	if n, _ := io.ReadFull(os.Stdin, make([]byte, 1)); n == 1 {
-		os.Exit(0) // nobody died
+		return statusOK // nobody died
 	}
 	u := newUI(os.Stdin, os.Stdout, os.Stderr)
 	u.command = "recover"
@@ -81,14 +81,14 @@ func beGuard(args []string) {
 		switch {
 		case err == nil:
 			u.say("%s", r)
-			os.Exit(0)
+			return statusOK
 		case errors.Is(err, fs.ErrNotExist), errors.Is(err, journal.ErrFinished):
-			os.Exit(0) // somebody else was faster
+			return statusOK // somebody else was faster
 		}
 		u.say("%v", err)
 		select {
 		case <-ctx.Done():
-			os.Exit(int(statusError))
+			return statusError
 		case <-time.After(wait):
 		}
 	}

@@ -21,7 +21,7 @@ func main() {
 		case nsinit.TerminalArg:
 			nsinit.HoldTerminal()
 		case guardArg:
-			beGuard(os.Args[2:])
+			os.Exit(int(beGuard(os.Args[2:])))
 		}
 	}
 	os.Exit(run(os.Args, os.Stdin, os.Stdout, os.Stderr))
