@@ -86,7 +86,7 @@ func troubles(steps []step) []trouble {
 	}
 	for _, s := range destination {
 		list = append(list, trouble{destination: s + "=kill", byHand: strings.HasSuffix(s, "/begin")},
-			trouble{destination: s + "=error", byHand: strings.HasPrefix(s, "destination/live/")})
+			trouble{destination: s + "=error", byHand: strings.HasPrefix(s, "destination/live/") || strings.HasSuffix(s, "/settle")})
 		if strings.Contains(s, "send-") || strings.Contains(s, "enter-") {
 			list = append(list, trouble{destination: s + "=wait", cut: true})
 		}
@@ -139,6 +139,14 @@ func TestCrashMatrix(t *testing.T) {
 				w.check(err)
 				w.Cleanup(func() { m.voices[h].Close() })
 			}
+			m.Cleanup(func() {
+				if m.Failed() {
+					for _, h := range m.Hosts() {
+						logs, _ := h.Output(m.ctx, "sh", "-c", "tail -n 20 "+lab.StateDir+"/*/guard.log 2>/dev/null")
+						m.Logf("%s's guards: %s", h.Name, logs)
+					}
+				}
+			})
 			for j, x := range list {
 				if j%worlds != i {
 					continue
@@ -176,6 +184,7 @@ func (m *matrix) suffer(x trouble) {
 		v.Heard()
 	}
 	l := m.links[to]
+	l.mend() // the trouble before may have ended sooner than that
 	m.Logf("%s", x)
 	stop := filepath.Join(m.Dir, "stop")
 	l.use(m.faultyBin(), "NSMIGRATE_FAULT="+strings.ReplaceAll(x.destination, "=wait", "=wait:"+stop))
@@ -195,14 +204,6 @@ func (m *matrix) suffer(x trouble) {
 	if x.byHand {
 		m.recoverByHand()
 	}
-	m.Cleanup(func() {
-		if m.Failed() {
-			for _, h := range m.Hosts() {
-				logs, _ := h.Output(m.ctx, "sh", "-c", "tail -n 20 "+lab.StateDir+"/*/guard.log 2>/dev/null")
-				m.Logf("%s's guards: %s", h.Name, logs)
-			}
-		}
-	})
 	m.noneUnfinished()
 	took := time.Since(begun)
 	m.at = m.oneLives(x)
@@ -242,7 +243,7 @@ func (m *matrix) strike(x trouble, l *link, stop string, p *lab.Process) {
 	}
 	os.Remove(stop)
 	if x.cut {
-		time.AfterFunc(300*time.Millisecond, l.mend)
+		l.mendSoon()
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/nsmigrate/nsmigrate/e2e/lab"
 )
@@ -20,6 +21,8 @@ type link struct {
 	path    string
 	program string
 	env     []string // of the program that receives first, beside its own
+
+	soon *time.Timer // when it is mended
 
 	mu     sync.Mutex
 	cut    bool
@@ -140,10 +143,23 @@ func (l *link) sever() {
 	l.lines = nil
 }
 
+// mend lets connections through again.
 func (l *link) mend() {
+	if l.soon != nil {
+		l.soon.Stop()
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.cut = false
+}
+
+// mendSoon mends it after a while, for a source that has to ask.
+func (l *link) mendSoon() {
+	l.soon = time.AfterFunc(300*time.Millisecond, func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.cut = false
+	})
 }
 
 // spoil alters a bit of the next bytes that the source sends.
