@@ -228,7 +228,9 @@ func (r *Restoration) rebuild(ctx context.Context, dir string) error {
 		t.close()
 	}
 	r.trees = nil
-	if err := errors.Join(r.record.Undo(ctx), r.lock.Close(), r.ns.Close()); err != nil {
+	err := errors.Join(r.record.Undo(ctx), r.lock.Close(), r.ns.Close())
+	r.lock, r.ns = nil, nil // should what follows fail, they are not there to be undone
+	if err != nil {
 		return err
 	}
 	if err := r.buildNamespace(ctx); err != nil {

@@ -20,7 +20,7 @@ const (
 // ask asks the destination what became of the migration until it knows, or for as long as is allowed. Errors:
 // *InDoubtError.
 func (s *sender) ask(ctx context.Context) error {
-	s.phase("ask", true)
+	s.clock.Phase("ask", true)
 	if s.line != nil { // so that the destination notices, too
 		l := s.line
 		s.line = nil
@@ -122,7 +122,9 @@ func Answer(ctx context.Context, dir journal.Dir, id string, o Options) (verdict
 		return VerdictStuck, err.Error()
 	}
 	outcome, err := RecoverDestination(ctx, j, reopen(ctx, j, o), "", o)
-	if err != nil {
+	if stuck, ok := errors.AsType[*StuckError](err); ok {
+		reason = stuck.Err.Error() // the rest of it is for this host's users
+	} else if err != nil {
 		reason = err.Error()
 	}
 	switch outcome {

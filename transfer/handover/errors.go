@@ -73,8 +73,11 @@ func (e *InDoubtError) Error() string {
 	}
 	fmt.Fprintf(&s, "\nthe copy here is frozen and mute since %s, and stays so", e.Since.Format(time.RFC3339))
 	hint := "when the destination can be reached, run: nsmigrate recover " + e.ID
-	if e.Answer == VerdictUnknown || e.Answer == VerdictLost {
-		hint = "look at the destination, then say on this host"
+	switch e.Answer {
+	case VerdictStuck:
+		hint = "see to that on the destination, then run: nsmigrate recover " + e.ID + " (there, and here)"
+	case VerdictUnknown, VerdictLost:
+		hint = "look at the destination, then decide on this host"
 	}
 	fmt.Fprintf(&s, "\n  hint: %s\n"+
 		"        if you are sure that the service lives there: nsmigrate recover --force-live %s\n"+
@@ -90,6 +93,7 @@ func (e *InDoubtError) Unwrap() error { return e.Err }
 type StuckError struct {
 	ID    string
 	State State // Live, Aborted, Ended or Resumed
+	Lives bool  // it is Live and does live; only what comes after that is missing
 	Err   error
 }
 
@@ -100,6 +104,9 @@ func (e *StuckError) Error() string {
 		Ended:   "the service has moved, but the frozen copy could not be removed from this host",
 		Resumed: "the service could not be resumed on this host",
 	}[e.State]
+	if e.Lives {
+		s = "the service lives on this host, but not all is done that belongs to that"
+	}
 	return fmt.Sprintf("migrate: %s: %v", s, e.Err) + recoverHint(e.ID)
 }
 
@@ -108,17 +115,13 @@ func (e *StuckError) Unwrap() error { return e.Err }
 
 // PeerError is the other side's reason to give a migration up.
 type PeerError struct {
-	Role     journal.Role // of the other side
-	Reason   string
-	Problems []checkpoint.Problem
+	Role     journal.Role         // of the other side
+	Reason   string               // its phase and its error
+	Problems []checkpoint.Problem // which Reason names, for programs
 }
 
 func (e *PeerError) Error() string {
-	lines := []string{fmt.Sprintf("the %s gave up: %s", e.Role, e.Reason)}
-	for _, p := range e.Problems {
-		lines = append(lines, p.String())
-	}
-	return strings.Join(lines, "\n")
+	return fmt.Sprintf("the %s gave up: %s", e.Role, e.Reason)
 }
 
 // ProtocolError says that the other side said something that makes no sense, or not now.
@@ -137,12 +140,4 @@ func other(role journal.Role) journal.Role {
 		return journal.Destination
 	}
 	return journal.Source
-}
-
-// problemsOf returns the problems that are the cause of an error, for the other side.
-func problemsOf(err error) []checkpoint.Problem {
-	if refused, ok := errors.AsType[*checkpoint.RefusedError](err); ok {
-		return refused.Problems
-	}
-	return nil
 }

@@ -22,6 +22,7 @@ type line struct {
 	conn  Conn
 	peer  journal.Role
 	heard chan heard
+	kept  *heard // what was heard before it was its turn
 	quit  context.CancelFunc
 	done  chan struct{}
 }
@@ -128,6 +129,11 @@ func (l *line) next(ctx context.Context, id string, types ...string) (heard, err
 	if ctx.Err() != nil {
 		return heard{}, context.Cause(ctx)
 	}
+	if l.kept != nil {
+		h := *l.kept
+		l.kept = nil
+		return h, l.judge(h, id, types...)
+	}
 	select {
 	case h := <-l.heard:
 		return h, l.judge(h, id, types...)
@@ -168,8 +174,9 @@ func (l *line) expect(ctx context.Context, id, typ string) (*body, error) {
 }
 
 // during calls f and gives it up when anything is heard from the other side, which has nothing to say meanwhile but
-// that it gives up. In that case the error is what was heard.
-func (l *line) during(ctx context.Context, id string, f func(ctx context.Context) error) error {
+// that it gives up. In that case the error is what was heard. A message of the given types, which may answer what f has
+// just sent, waits for its turn.
+func (l *line) during(ctx context.Context, id string, f func(ctx context.Context) error, types ...string) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	done := make(chan error, 1)
@@ -178,7 +185,11 @@ func (l *line) during(ctx context.Context, id string, f func(ctx context.Context
 	case err := <-done:
 		return err
 	case h := <-l.heard:
-		err := l.judge(h, id)
+		err := l.judge(h, id, types...)
+		if err == nil {
+			l.kept = &h
+			return <-done
+		}
 		cancel(err)
 		<-done
 		return err

@@ -35,7 +35,8 @@ func theModel(restarts bool) model {
 // Moments are small and without pointers, since there are many: what they hold of words are numbers.
 
 var vocabulary = slices.Concat([]string{
-	"", msgOffer, msgReady, msgBuild, msgBuilt, anEntry, msgPrepare, msgPrepared, msgReleased, msgRunning, msgBye, msgAbort,
+	"", msgOffer, msgReady, msgBuild, msgBuilt, anEntry, msgPrepare, msgPrepared, msgReleased, msgRunning, msgBye,
+	msgAbort,
 }, stringsOf(
 	Idle, Offered, Running, Frozen, Released, Ended, Resumed, Agreed, Building, Prepared, Live, Aborted, Lost,
 ), stringsOf(

@@ -62,6 +62,8 @@ type party struct {
 	opts  Options
 	clock *checkpoint.Clock
 	start time.Time
+	cause error  // why the migration is over, if it failed
+	phase string // in which it failed
 
 	perform func(ctx context.Context, a action) error // the role's own actions
 }
@@ -168,12 +170,22 @@ func (p *party) say(ctx context.Context, typ string, b body) error {
 	return p.line.send(ctx, p.id, typ, b)
 }
 
+// fails notes why the migration is over, and returns the error that says so to this host's user.
+func (p *party) fails(cause error) *FailedError {
+	p.cause, p.phase = cause, p.clock.Current()
+	return &FailedError{ID: p.id, Role: p.role, Phase: p.phase, State: p.state, Err: cause}
+}
+
 // sayAbort tells the other side why it is over.
-func (p *party) sayAbort(ctx context.Context, why error) error {
-	if _, ok := errors.AsType[*PeerError](why); ok {
+func (p *party) sayAbort(ctx context.Context) error {
+	if _, ok := errors.AsType[*PeerError](p.cause); ok {
 		return nil // it knows
 	}
-	return p.say(ctx, msgAbort, body{Reason: why.Error(), Problems: problemsOf(why)})
+	b := body{Reason: fmt.Sprintf("%s: %v", p.phase, p.cause)}
+	if refused, ok := errors.AsType[*checkpoint.RefusedError](p.cause); ok {
+		b.Problems = refused.Problems
+	}
+	return p.say(ctx, msgAbort, b)
 }
 
 // next is what the other side says next, within the time that we wait for it. See [line.next].
@@ -192,8 +204,6 @@ func (p *party) expect(ctx context.Context, typ string) (*body, error) {
 	}
 	return decode(h.message, p.id)
 }
-
-func (p *party) phase(name string, blackout bool) { p.clock.Phase(name, blackout) }
 
 func (p *party) report(o Outcome) *Report {
 	phases := p.clock.Phases()

@@ -30,7 +30,15 @@ func Receive(ctx context.Context, conn Conn, dir journal.Dir, host Host, o Optio
 	r.perform = r.do
 	r.line = listen(ctx, conn, journal.Source)
 	defer r.close()
-	if err := r.takeOver(ctx); err != nil {
+	r.clock.Phase("preflight", false)
+	first, err := r.next(ctx, msgOffer, msgQuery)
+	if err == nil && first.message.Type == msgQuery {
+		return r.answer(ctx, first.message)
+	}
+	if err == nil {
+		err = r.takeOver(ctx, first.message)
+	}
+	if err != nil {
 		return r.concede(context.WithoutCancel(ctx), err)
 	}
 	return r.result, nil
@@ -46,28 +54,19 @@ type receiver struct {
 	final  json.RawMessage // of the service
 	live   json.RawMessage // the report of having gone live
 	lives  bool            // it has
-	cause  error           // why the migration is over
 	result *Report
 }
 
-// takeOver is the story of a migration that goes well.
-func (r *receiver) takeOver(ctx context.Context) error {
-	r.phase("preflight", false)
-	h, err := r.next(ctx, msgOffer, msgQuery)
-	if err != nil {
-		return err
-	}
-	if h.message.Type == msgQuery {
-		return r.answer(ctx, h.message)
-	}
-	if r.offer, err = decodeOffer(h.message); err != nil {
+// takeOver is the story of a migration that goes well, from the offer on.
+func (r *receiver) takeOver(ctx context.Context, offer *Message) (err error) {
+	if r.offer, err = decodeOffer(offer); err != nil {
 		return err
 	}
 	r.id, r.about = r.offer.ID, r.offer.About
 	if err := r.on(ctx, onOffer); err != nil {
 		return err
 	}
-	h, err = r.next(ctx, msgBuild, msgBye)
+	h, err := r.next(ctx, msgBuild, msgBye)
 	if err != nil {
 		return err
 	}
@@ -79,20 +78,20 @@ func (r *receiver) takeOver(ctx context.Context) error {
 		return nil
 	}
 
-	r.phase("build", false)
+	r.clock.Phase("build", false)
 	if err := r.on(ctx, onBuild); err != nil {
 		return err
 	}
-	r.phase("receive", false)
+	r.clock.Phase("receive", false)
 	if err := r.storeEntries(ctx); err != nil {
 		return err
 	}
-	r.phase("restore", true)
+	r.clock.Phase("restore", true)
 	if err := r.on(ctx, onPrepare); err != nil {
 		return err
 	}
 
-	r.phase("handover", true)
+	r.clock.Phase("handover", true)
 	if _, err := r.expect(ctx, msgReleased); err != nil {
 		return err
 	}
@@ -153,12 +152,12 @@ func (r *receiver) do(ctx context.Context, a action) error {
 	case sendRunning:
 		return r.say(ctx, msgRunning, body{Report: r.live, Phases: r.clock.Phases()})
 	case doSettle:
-		r.phase("settle", false)
+		r.clock.Phase("settle", false)
 		return r.host.Settle(ctx)
 	case doUndo:
 		return r.host.Undo(ctx)
 	case sendAbort:
-		return r.sayAbort(ctx, r.cause)
+		return r.sayAbort(ctx)
 	}
 	return fmt.Errorf("a destination doesn't know how to %q", a)
 }
@@ -203,7 +202,7 @@ func (r *receiver) store(ctx context.Context, h heard) error {
 
 // goLive brings the service to life. There is no way back, so a failure is a reason to try again.
 func (r *receiver) goLive(ctx context.Context) (err error) {
-	r.phase("go live", true)
+	r.clock.Phase("go live", true)
 	giveUp := time.After(liveFor)
 	for pause := liveTry; ; pause *= 2 {
 		if r.live, err = r.host.GoLive(ctx); err == nil {
@@ -227,8 +226,7 @@ func (r *receiver) awaitBye(ctx context.Context) {
 
 // concede takes a failed migration back, as far as it still can be taken back.
 func (r *receiver) concede(ctx context.Context, cause error) (*Report, error) {
-	r.cause = cause
-	failed := &FailedError{ID: r.id, Role: r.role, Phase: r.clock.Current(), State: r.state, Err: cause}
+	failed := r.fails(cause)
 	switch r.state {
 	case Idle, Agreed:
 		refused, ok := errors.AsType[*checkpoint.RefusedError](cause)
@@ -236,14 +234,14 @@ func (r *receiver) concede(ctx context.Context, cause error) (*Report, error) {
 			r.say(ctx, msgProblems, body{Problems: refused.Problems}) //nolint:errcheck // the source notices anyway
 			return nil, refused
 		}
-		r.sayAbort(ctx, cause) //nolint:errcheck // the source notices anyway
+		r.sayAbort(ctx) //nolint:errcheck // the source notices anyway
 		return nil, failed
 	case Building, Prepared:
-		r.phase("undo", false)
+		r.clock.Phase("undo", false)
 		failed.State, failed.Stuck = Aborted, r.on(ctx, onFailed)
 		return nil, failed
 	}
-	stuck := &StuckError{ID: r.id, State: r.state, Err: cause}
+	stuck := &StuckError{ID: r.id, State: r.state, Lives: r.lives, Err: cause}
 	if !r.lives {
 		return nil, stuck
 	}
@@ -253,17 +251,17 @@ func (r *receiver) concede(ctx context.Context, cause error) (*Report, error) {
 }
 
 // answer tells a source what became of a migration.
-func (r *receiver) answer(ctx context.Context, m *Message) error {
+func (r *receiver) answer(ctx context.Context, question *Message) (*Report, error) {
 	var b body
-	if err := json.Unmarshal(m.Body, &b); err != nil || !journal.ValidID(b.ID) {
-		return &ProtocolError{Reason: "a question that names no migration"}
+	if err := json.Unmarshal(question.Body, &b); err != nil || !journal.ValidID(b.ID) {
+		return nil, &ProtocolError{Reason: "a question that names no migration"}
 	}
 	r.id = b.ID
 	verdict, reason := Answer(ctx, r.dir, b.ID, r.opts)
 	if err := r.say(ctx, msgAnswer, body{Verdict: verdict, Reason: reason}); err != nil {
-		return err
+		return nil, err
 	}
-	r.result = r.report(Undecided)
-	r.result.Answered = verdict
-	return nil
+	report := r.report(Undecided)
+	report.Answered = verdict
+	return report, nil
 }

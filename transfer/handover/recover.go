@@ -85,7 +85,7 @@ func RecoverDestination(ctx context.Context, j *journal.Journal, host Host, f Fo
 		outcome = Undecided
 	}
 	if err != nil {
-		err = &StuckError{ID: j.ID, State: r.state, Err: err}
+		err = &StuckError{ID: j.ID, State: r.state, Lives: r.lives, Err: err}
 	}
 	return outcome, err
 }

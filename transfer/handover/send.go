@@ -44,7 +44,6 @@ type sender struct {
 	wants   json.RawMessage // of the destination
 	final   json.RawMessage // of the service
 	running *body           // what the destination said when it was live
-	cause   error           // why the migration is over
 	learnt  event           // what came of asking
 
 	tooLong context.CancelCauseFunc // when the service stood still for too long
@@ -57,7 +56,7 @@ func (s *sender) handOver(ctx context.Context) error {
 	defer s.tooLong(nil)
 	defer s.stopWatch()
 
-	s.phase("preflight", false)
+	s.clock.Phase("preflight", false)
 	if err := s.on(ctx, onBegin); err != nil {
 		return err
 	}
@@ -65,7 +64,7 @@ func (s *sender) handOver(ctx context.Context) error {
 		return err
 	}
 
-	s.phase("build", false)
+	s.clock.Phase("build", false)
 	if err := s.on(ctx, onReady); err != nil {
 		return err
 	}
@@ -73,16 +72,16 @@ func (s *sender) handOver(ctx context.Context) error {
 		return err
 	}
 
-	s.phase("precopy", false)
+	s.clock.Phase("precopy", false)
 	if err := s.on(ctx, onBuilt); err != nil { // with the phase "freeze" in it
 		return err
 	}
-	s.phase("restore", true)
+	s.clock.Phase("restore", true)
 	if _, err := s.expect(ctx, msgPrepared); err != nil {
 		return err
 	}
 
-	s.phase("handover", true)
+	s.clock.Phase("handover", true)
 	s.stopWatch()
 	if err := s.on(ctx, onPrepared); err != nil {
 		return err
@@ -147,14 +146,14 @@ func (s *sender) do(ctx context.Context, a action) (err error) {
 	case doAsk:
 		return s.ask(ctx)
 	case doEnd:
-		s.phase("end", false)
+		s.clock.Phase("end", false)
 		return s.service.End(ctx)
 	case sendBye:
 		return s.say(ctx, msgBye, body{})
 	case doResume:
 		return s.service.Resume(ctx)
 	case sendAbort:
-		return s.sayAbort(ctx, s.cause)
+		return s.sayAbort(ctx)
 	}
 	return fmt.Errorf("a source doesn't know how to %q", a)
 }
@@ -180,7 +179,7 @@ func (s *sender) sendOffer(ctx context.Context) error {
 			}
 		}
 		return nil
-	})
+	}, msgReady, msgProblems)
 }
 
 func (s *sender) sendAttachment(ctx context.Context, a Attachment) error {
@@ -198,7 +197,7 @@ func (s *sender) freeze(ctx context.Context) error {
 	s.watch = time.AfterFunc(most, func() {
 		s.tooLong(fmt.Errorf("the service stood still for %v", most))
 	})
-	s.phase("freeze", true)
+	s.clock.Phase("freeze", true)
 	return s.line.during(ctx, s.id, func(ctx context.Context) (err error) {
 		s.final, err = s.service.Freeze(ctx, s.sendEntry)
 		return err
@@ -213,17 +212,16 @@ func (s *sender) stopWatch() {
 
 // concede takes a failed migration back, as far as it still can be taken back.
 func (s *sender) concede(ctx context.Context, cause error) (*Report, error) {
-	s.cause = cause
-	failed := &FailedError{ID: s.id, Role: s.role, Phase: s.clock.Current(), State: s.state, Err: cause}
+	failed := s.fails(cause)
 	switch s.state {
 	case Idle, Offered:
-		s.sayAbort(ctx, cause) //nolint:errcheck // the other side notices anyway
+		s.sayAbort(ctx) //nolint:errcheck // the other side notices anyway
 		if refused, ok := errors.AsType[*checkpoint.RefusedError](cause); ok {
 			return nil, refused
 		}
 		return nil, failed
 	case Running, Frozen:
-		s.phase("resume", s.state == Frozen)
+		s.clock.Phase("resume", s.state == Frozen)
 		failed.State, failed.Stuck = Resumed, s.on(ctx, onFailed)
 		return nil, failed
 	}
@@ -250,7 +248,7 @@ func (s *sender) conclude(ctx context.Context, e event) (*Report, error) {
 			return r, nil
 		case s.state == Resumed:
 			return nil, &FailedError{
-				ID: s.id, Role: s.role, Phase: "handover", State: s.state, Err: s.cause, Stuck: err,
+				ID: s.id, Role: s.role, Phase: s.phase, State: s.state, Err: s.cause, Stuck: err,
 			}
 		case err != nil:
 			return nil, s.inDoubt(err)

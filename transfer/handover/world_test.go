@@ -7,11 +7,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
+	"github.com/nsmigrate/nsmigrate/checkpoint"
 	"github.com/nsmigrate/nsmigrate/transfer/handover"
 	"github.com/nsmigrate/nsmigrate/transfer/journal"
 )
@@ -28,31 +31,60 @@ const (
 
 // world is two hosts with at most a copy of one service on each, and what was done to them.
 type world struct {
+	asked sync.WaitGroup // until the questions are answered
+
 	t *testing.T
 
 	mu     sync.Mutex
 	copies map[journal.Role]copyState
-	kept   bool // the source's copy stays frozen when its process ends
-	served bool // the destination's copy has run
+	kept   bool                  // the source's copy stays frozen when its process ends
+	served bool                  // the destination's copy has run
+	booted map[journal.Role]bool // the host was restarted
 	story  map[journal.Role][]string
 
-	dirs map[journal.Role]journal.Dir
-	fail map[string]error // by "role method": what fails, once
-	at   func(ctx context.Context, s handover.Step) error
+	dirs        map[journal.Role]journal.Dir
+	fail        map[string]error // by "role method": what fails, once
+	stubborn    map[string]error // what always fails
+	problems    map[journal.Role][]checkpoint.Problem
+	unreachable error // why the destination can't be dialled
+	dryRun      bool
+	at          func(s handover.Step) error
+	then        map[string]func() // by action: what happens then, once
+	seen        map[handover.Step]bool
 }
 
 func newWorld(t *testing.T) *world {
+	t.Helper()
+	path, err := os.MkdirTemp(memoryDir(), "handover")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(path) })
 	w := &world{
-		t:      t,
-		copies: map[journal.Role]copyState{journal.Source: runs, journal.Destination: none},
-		story:  map[journal.Role][]string{},
-		dirs:   map[journal.Role]journal.Dir{},
-		fail:   map[string]error{},
+		t:        t,
+		copies:   map[journal.Role]copyState{journal.Source: runs, journal.Destination: none},
+		story:    map[journal.Role][]string{},
+		dirs:     map[journal.Role]journal.Dir{},
+		fail:     map[string]error{},
+		stubborn: map[string]error{},
+		problems: map[journal.Role][]checkpoint.Problem{},
+		then:     map[string]func(){},
+		seen:     map[handover.Step]bool{},
+		booted:   map[journal.Role]bool{},
 	}
 	for role := range w.copies {
-		w.dirs[role] = journal.Dir{Path: filepath.Join(t.TempDir(), string(role)), Boot: "boot-1"}
+		w.dirs[role] = journal.Dir{Path: filepath.Join(path, string(role)), Boot: "boot-1"}
 	}
 	return w
+}
+
+// memoryDir is where files cost no write to a disk, if there is such a place: the tests make thousands.
+func memoryDir() string {
+	const shm = "/dev/shm"
+	if info, err := os.Stat(shm); err == nil && info.IsDir() {
+		return shm
+	}
+	return ""
 }
 
 // tell adds a line to a host's story.
@@ -66,17 +98,17 @@ func (w *world) tell(role journal.Role, format string, args ...any) {
 func (w *world) set(role journal.Role, s copyState) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.served && (role == journal.Source && s == runs || role == journal.Destination && s != runs) {
+	if w.served && (role == journal.Source && s == runs || role == journal.Destination && s != runs && !w.booted[role]) {
 		w.t.Errorf("after the service went live on the destination: the %s's copy is %s", role, s)
 	}
 	w.copies[role] = s
 	if w.copies[journal.Source] == runs && w.copies[journal.Destination] == runs {
 		w.t.Error("two copies run")
 	}
-	if w.copies[journal.Source] == none && w.copies[journal.Destination] != runs {
+	if w.copies[journal.Source] == none && w.copies[journal.Destination] != runs && len(w.booted) == 0 {
 		w.t.Errorf("no copy is left, the destination's is %s", w.copies[journal.Destination])
 	}
-	w.served = w.copies[journal.Destination] == runs
+	w.served = w.served || w.copies[journal.Destination] == runs
 }
 
 func (w *world) copy(role journal.Role) copyState {
@@ -89,8 +121,13 @@ func (w *world) copy(role journal.Role) copyState {
 func (w *world) did(role journal.Role, method string) error {
 	w.mu.Lock()
 	key := string(role) + " " + method
-	err := w.fail[key]
-	delete(w.fail, key)
+	err := w.stubborn[key]
+	for k, e := range w.fail {
+		if strings.HasPrefix(key, k) {
+			err = e
+			delete(w.fail, k)
+		}
+	}
 	w.mu.Unlock()
 	if err != nil {
 		w.tell(role, "%s fails: %v", method, err)
@@ -100,31 +137,75 @@ func (w *world) did(role journal.Role, method string) error {
 	return nil
 }
 
+// crash is what the kernel does when the process of a host ends.
+func (w *world) crash(role journal.Role) {
+	w.tell(role, "the process is killed")
+	if role == journal.Source && !w.kept && w.copy(role) == stopped {
+		w.set(role, runs)
+	}
+}
+
+// restart is what is left of a host that is restarted: the files.
+func (w *world) restart(role journal.Role) {
+	w.tell(role, "the host is restarted")
+	w.mu.Lock()
+	w.booted[role] = true
+	d := w.dirs[role]
+	d.Boot = "boot-2"
+	w.dirs[role] = d
+	w.mu.Unlock()
+	w.set(role, none)
+}
+
+// dir is a host's state directory.
+func (w *world) dir(role journal.Role) journal.Dir {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.dirs[role]
+}
+
 func (w *world) options(role journal.Role) handover.Options {
-	o := handover.Options{At: func(ctx context.Context, s handover.Step) error {
+	o := handover.Options{At: func(_ context.Context, s handover.Step) error {
 		w.tell(role, "- %s", s.Action)
+		w.mu.Lock()
+		w.seen[s] = true
+		then := w.then[s.Action]
+		delete(w.then, s.Action)
+		w.mu.Unlock()
+		if then != nil {
+			then()
+		}
 		if w.at == nil {
 			return nil
 		}
-		return w.at(ctx, s)
+		return w.at(s)
 	}}
 	if role == journal.Destination {
 		o.Reopen = func(context.Context, *journal.Journal) (handover.Host, error) { return &fakeHost{w}, nil }
 	} else {
-		o.Redial = func(ctx context.Context) (handover.Conn, error) { return w.dial(ctx), nil }
+		o.DryRun = w.dryRun
+		o.Redial = func(ctx context.Context) (handover.Conn, error) {
+			if w.unreachable != nil {
+				return nil, w.unreachable
+			}
+			return w.dial(ctx), nil
+		}
 	}
 	return o
 }
 
+// when has something happen right before an action, once.
+func (w *world) when(action string, f func()) { w.then[action] = f }
+
 // dial connects the source to a process of the destination.
 func (w *world) dial(ctx context.Context) handover.Conn {
 	here, there := pipe(w, journal.Source)
-	go w.receive(context.WithoutCancel(ctx), there)
+	w.asked.Go(func() { w.receive(context.WithoutCancel(ctx), there) }) //nolint:errcheck // the answer is what counts
 	return here
 }
 
 func (w *world) receive(ctx context.Context, conn handover.Conn) (*handover.Report, error) {
-	return handover.Receive(ctx, conn, w.dirs[journal.Destination], &fakeHost{w}, w.options(journal.Destination))
+	return handover.Receive(ctx, conn, w.dir(journal.Destination), &fakeHost{w}, w.options(journal.Destination))
 }
 
 type fakeService struct{ w *world }
@@ -136,6 +217,7 @@ func (s *fakeService) Offer(context.Context) (*handover.Offer, error) {
 	return &handover.Offer{
 		Manifest:    json.RawMessage(`{"what":"a service"}`),
 		Attachments: []handover.Attachment{{Name: "netns/state", Size: 5, Open: open("state")}},
+		Problems:    s.w.problems[journal.Source],
 		About:       json.RawMessage(`{"netns":"svc"}`),
 	}, nil
 }
@@ -181,6 +263,9 @@ func (s *fakeService) Resume(context.Context) error {
 	if err := s.w.did(journal.Source, "Resume"); err != nil {
 		return err
 	}
+	if s.w.copy(journal.Source) == none {
+		return errors.New("there is no copy")
+	}
 	s.w.set(journal.Source, runs)
 	return nil
 }
@@ -199,7 +284,9 @@ func (h *fakeHost) Check(_ context.Context, o *handover.Offer) (*handover.Ready,
 	if err := h.w.did(journal.Destination, "Check "+string(o.Manifest)); err != nil {
 		return nil, err
 	}
-	return &handover.Ready{Wants: json.RawMessage(`["files/big"]`)}, nil
+	return &handover.Ready{
+		Problems: h.w.problems[journal.Destination], Wants: json.RawMessage(`["files/big"]`),
+	}, nil
 }
 
 func (h *fakeHost) Begin(_ context.Context, j *journal.Journal) error {
@@ -234,10 +321,10 @@ func (h *fakeHost) GoLive(context.Context) (json.RawMessage, error) {
 	if h.w.copy(journal.Destination) == none {
 		return nil, errors.New("there is no copy")
 	}
-	h.w.set(journal.Destination, runs)
 	if err := h.w.did(journal.Destination, "GoLive"); err != nil {
 		return nil, err
 	}
+	h.w.set(journal.Destination, runs)
 	return json.RawMessage(`{"announced":3}`), nil
 }
 
@@ -332,15 +419,30 @@ type failing struct{ err error }
 
 func (f failing) Read([]byte) (int, error) { return 0, f.err }
 
+// Receive takes a moment, another one on each host, so that never two things happen at the same time: the stories are
+// the same each time.
 func (m *memory) Receive(ctx context.Context) (*handover.Message, error) {
+	time.Sleep(m.latency())
 	select {
+	case <-m.broken:
+		return nil, errCut
+	default:
+	}
+	select {
+	case message := <-m.in:
+		return message, nil
+	default:
+	}
+	select {
+	case message := <-m.in:
+		time.Sleep(m.latency())
+		return message, nil
 	case <-m.broken:
 		return nil, errCut
 	case <-m.closed:
 		return nil, errors.New("closed")
-	case message := <-m.in:
-		return message, nil
 	case <-m.gone:
+		time.Sleep(m.latency())
 		select {
 		case message := <-m.in:
 			return message, nil
@@ -348,9 +450,20 @@ func (m *memory) Receive(ctx context.Context) (*handover.Message, error) {
 			return nil, io.EOF
 		}
 	case <-ctx.Done():
-		m.cut()
+		select {
+		case <-m.closed: // what was sent still arrives
+		default:
+			m.cut()
+		}
 		return nil, context.Cause(ctx)
 	}
+}
+
+func (m *memory) latency() time.Duration {
+	if m.role == journal.Source {
+		return 1000 * time.Microsecond
+	}
+	return 1007 * time.Microsecond
 }
 
 func (m *memory) Close() error {

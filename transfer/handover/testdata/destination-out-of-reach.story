@@ -1,0 +1,68 @@
+# source
+- offer
+Offer
+- send-offer
+> offer
+> entry netns/state
+- enter-offered
+- enter-running
+- begin
+Begin
+- send-build
+> build
+- precopy
+Precopy ["files/big"]
+> entry files/big
+- enter-frozen
+- freeze
+Freeze
+> entry checkpoint/pages.img
+- send-prepare
+> prepare
+- keep
+Keep
+- enter-released
+- send-released
+> released
+- ask
+
+*handover.InDoubtError: migrate: it is not known whether the service lives on the destination: the destination can't be asked: dial hostB: no route to host
+the copy here is frozen and mute since 2000-01-01T00:00:00Z, and stays so
+  hint: when the destination can be reached, run: nsmigrate recover ID
+        if you are sure that the service lives there: nsmigrate recover --force-live ID
+        if you are sure that it doesn't and never will: nsmigrate recover --force-abort ID
+the copy: stopped
+
+# destination
+- check
+Store netns/state 5 "state"
+Check {"what":"a service"}
+- send-ready
+> ready
+- enter-agreed
+- enter-building
+- begin
+Begin
+- build
+Build
+- send-built
+> built
+- store
+Store files/big -1 "what changes rarely"
+- store
+Store checkpoint/pages.img -1 "memory"
+- prepare
+Prepare {"images":1}
+- enter-prepared
+- send-prepared
+> prepared
+- enter-aborted
+- send-abort
+> abort
+- undo
+Undo
+- finish
+
+*handover.FailedError: migrate: handover: the source can't be heard any more: the cable is cut
+nothing is left of it on this host
+the copy: none

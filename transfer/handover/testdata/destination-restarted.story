@@ -1,0 +1,72 @@
+# source
+- offer
+Offer
+- send-offer
+> offer
+> entry netns/state
+- enter-offered
+- enter-running
+- begin
+Begin
+- send-build
+> build
+- precopy
+Precopy ["files/big"]
+> entry files/big
+- enter-frozen
+- freeze
+Freeze
+> entry checkpoint/pages.img
+- send-prepare
+> prepare
+- keep
+Keep
+- enter-released
+- send-released
+> released
+- ask
+> query
+
+*handover.InDoubtError: migrate: it is not known whether the service lives on the destination: it went live there, and then that host was restarted
+the copy here is frozen and mute since 2000-01-01T00:00:00Z, and stays so
+  hint: look at the destination, then decide on this host
+        if you are sure that the service lives there: nsmigrate recover --force-live ID
+        if you are sure that it doesn't and never will: nsmigrate recover --force-abort ID
+the copy: stopped
+
+# destination
+- check
+Store netns/state 5 "state"
+Check {"what":"a service"}
+- send-ready
+> ready
+- enter-agreed
+- enter-building
+- begin
+Begin
+- build
+Build
+- send-built
+> built
+- store
+Store files/big -1 "what changes rarely"
+- store
+Store checkpoint/pages.img -1 "memory"
+- prepare
+Prepare {"images":1}
+- enter-prepared
+- send-prepared
+> prepared
+- enter-live
+- go-live
+GoLive
+- send-running
+the host is restarted
+> running
+- settle
+Settle
+- finish
+> answer
+
+moved, blackout 0s
+the copy: none

@@ -1,0 +1,54 @@
+# source
+- offer
+Offer
+- send-offer
+> offer
+> entry netns/state
+- enter-offered
+- enter-running
+- begin
+Begin
+- send-build
+> build
+- precopy
+Precopy ["files/big"]
+> entry files/big
+- enter-frozen
+- freeze
+Freeze fails: out of luck
+- enter-resumed
+- resume
+Resume
+- send-abort
+> abort
+- finish
+
+*handover.FailedError: migrate: freeze: out of luck
+the service is running on this host as before
+the copy: runs
+
+# destination
+- check
+Store netns/state 5 "state"
+Check {"what":"a service"}
+- send-ready
+> ready
+- enter-agreed
+- enter-building
+- begin
+Begin
+- build
+Build
+- send-built
+> built
+- store
+Store files/big -1 "what changes rarely"
+- enter-aborted
+- send-abort
+- undo
+Undo
+- finish
+
+*handover.FailedError: migrate: receive: the source gave up: freeze: out of luck
+nothing is left of it on this host
+the copy: none
