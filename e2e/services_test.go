@@ -9,15 +9,27 @@ import (
 	"github.com/nsmigrate/nsmigrate/e2e/peer/seq"
 )
 
+// waysToMove are the ways in which a real service is moved back and forth: through an image, and live.
+var waysToMove = []struct {
+	name, family string
+	move         func(w *world, n int, loads ...*client)
+}{
+	{"IPv4", "4", (*world).moves},
+	{"IPv6", "6", (*world).moves},
+	{"IPv4, live", "4", (*world).migrations},
+	{"IPv6, live", "6", (*world).migrations},
+}
+
 // redis under constant load keeps its client, its keys and their values.
 func TestRedis(t *testing.T) {
-	for _, family := range []string{"4", "6"} {
-		t.Run("IPv"+family, func(t *testing.T) {
+	for _, how := range waysToMove {
+		t.Run(how.name, func(t *testing.T) {
 			w := newWorld(t)
+			family := how.family
 			w.daemon(w.A, inSvc+"redis-server --bind %s %s --protected-mode no --save '' --dir %s", w.svc.IPv4, w.svc.IPv6, w.Dir)
 			w.listening("6379")
 			c := w.load("--mode", "redis", "--connect", w.svc.Addr(family, 6379), "--conns", "4", "--period", "2ms")
-			w.moves(rounds, c)
+			how.move(w, rounds, c)
 			r := c.stop()
 			if r.Keys == 0 {
 				t.Error("no key was read back")
@@ -30,9 +42,10 @@ func TestRedis(t *testing.T) {
 // nginx in the middle of a download: the file arrives whole over its one connection.
 func TestNginx(t *testing.T) {
 	const rate = 1 << 20 // bytes a second
-	for _, family := range []string{"4", "6"} {
-		t.Run("IPv"+family, func(t *testing.T) {
+	for _, how := range waysToMove {
+		t.Run(how.name, func(t *testing.T) {
 			w := newWorld(t)
+			family := how.family
 			dir := filepath.Join(w.Dir, "nginx")
 			w.check(os.Mkdir(dir, 0o755))
 			content := make([]byte, (4+4*rounds)*rate)
@@ -43,7 +56,7 @@ func TestNginx(t *testing.T) {
 			w.daemon(w.A, inSvc+"nginx -c %s", config)
 			w.listening("80")
 			c := w.load("--mode", "fetch", "--path", "/big", "--connect", w.svc.Addr(family, 80))
-			w.moves(rounds, c)
+			how.move(w, rounds, c)
 			r := c.stop()
 			if r.Received != uint64(len(content)) {
 				t.Errorf("%d of %d bytes arrived", r.Received, len(content))
