@@ -83,7 +83,7 @@ func reread(tb testing.TB, s *netstate.State) *netstate.State {
 func checkDiff(tb testing.TB, want *netstate.State, again func() *netstate.State) {
 	tb.Helper()
 	var changes []netstate.Change
-	for deadline := time.Now().Add(3 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		if changes = netstate.Diff(want, again()); len(changes) == 0 {
 			return
 		}
