@@ -94,3 +94,31 @@ func BenchmarkRoutes(b *testing.B) {
 		b.ReportMetric(count*float64(b.N)/b.Elapsed().Seconds(), "routes/s")
 	})
 }
+
+// BenchmarkLinks moves a bridge with 249 pairs of veth.
+func BenchmarkLinks(b *testing.B) {
+	needRoot(b)
+	host, source := arrange(b, `
+		(echo link add br0 type bridge; echo link set br0 up
+		for i in $(seq 249); do
+			echo "link add p$i type veth peer name q$i"; echo "link set p$i master br0 up"; echo "link set q$i up"
+		done) | ip -batch -`)
+	s := capture(b, source, host)
+	b.Run("capture", func(b *testing.B) {
+		for b.Loop() {
+			if _, err := netstate.Capture(context.Background(), source, netstate.CaptureOptions{Host: host}); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("build", func(b *testing.B) {
+		for b.Loop() {
+			b.StopTimer()
+			target := newNS(b)
+			b.StartTimer()
+			if err := netstate.Build(context.Background(), target, s, netstate.BuildOptions{Host: host}); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}

@@ -99,13 +99,6 @@ func toldOf(links ...link) told {
 	return t
 }
 
-// forget removes what was told of a device.
-func (t told) forget(dev string) {
-	for _, dir := range perDevice() {
-		delete(t, deviceDir{dev, dir})
-	}
-}
-
 // deviceParam is a parameter that devices have.
 type deviceParam struct {
 	name string // of the file

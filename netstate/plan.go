@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"math/bits"
 	"path"
 	"slices"
 	"strings"
@@ -575,7 +576,7 @@ func (p *planner) noDAD(a *addressMsg) uint32 {
 // when a link comes up or gets a carrier, and the making of temporary addresses.
 func (p *planner) lateSysctls() Batch {
 	temporary := p.makesTemporary()
-	list := slices.DeleteFunc(p.s.deviceSysctls(p.names()), func(c Sysctl) bool { return !isLinkMTU(c.Path) && !temporary(c) })
+	list := slices.DeleteFunc(p.s.deviceSysctls(p.names(), "mtu", "use_tempaddr"), func(c Sysctl) bool { return !isLinkMTU(c.Path) && !temporary(c) })
 	return Batch{Name: "late device sysctls", Ops: sysctlOps(list)}
 }
 
@@ -627,6 +628,7 @@ func (p *planner) nexthops() []Op {
 	return append(singles, groups...)
 }
 
+// routes returns the routes, what a gateway is reached by before what goes through it.
 func (p *planner) routes() []Op {
 	msgs := p.s.Messages[KindRoute]
 	places := make([]int, 0, len(msgs)) // rank and position: there may be a million of them
@@ -638,8 +640,17 @@ func (p *planner) routes() []Op {
 		}
 	}
 	slices.Sort(places)
-	ops := make([]Op, len(places))
-	for i, place := range places {
+	order := make([]int, 0, len(places))
+	for len(places) > 0 {
+		n := 1
+		for n < len(places) && places[n]>>32 == places[0]>>32 {
+			n++
+		}
+		order = appendSpread(order, places[:n], func(a, b int) bool { return sameDestination(msgs[uint32(a)], msgs[uint32(b)]) })
+		places = places[n:]
+	}
+	ops := make([]Op, len(order))
+	for i, place := range order {
 		m := msgs[uint32(place)]
 		r, _ := parseRoute(m)
 		request := rawnl.Message{Type: m.Type, Flags: routeAddFlags, Data: m.Data}
@@ -649,6 +660,30 @@ func (p *planner) routes() []Op {
 		ops[i] = Op{Verb: "add", Kind: KindRoute, Object: m, Msg: request}
 	}
 	return ops
+}
+
+// appendSpread appends places in an order that starts everywhere at once: the middle, the quarters, the eighths and so
+// on. A trie of routes that grows from one end to the other is rearranged again and again, which takes the kernel as long
+// as all the rest (net/ipv4/fib_trie.c). Neighbours that are together stay so, in their order.
+func appendSpread(order, places []int, together func(a, b int) bool) []int {
+	starts := make([]int32, 0, len(places)) // of what is together
+	for i := range places {
+		if i == 0 || !together(places[i-1], places[i]) {
+			starts = append(starts, int32(i))
+		}
+	}
+	width := bits.Len(uint(len(starts) - 1))
+	for i := range 1 << width {
+		n := int(bits.Reverse32(uint32(i)) >> (32 - width))
+		switch {
+		case n >= len(starts):
+		case n == len(starts)-1:
+			order = append(order, places[starts[n]:]...)
+		default:
+			order = append(order, places[starts[n]:starts[n+1]]...)
+		}
+	}
+	return order
 }
 
 // sleeping returns the indexes of the links that are down until Connect.

@@ -78,6 +78,10 @@ type sysctlReader struct {
 	told  told
 	known map[string]map[string]deviceParam // what netlink tells by directory of [perDevice] and name
 	names map[string][]deviceParam          // what there is in such a directory of a device; it is the same for all devices
+	last  struct {                          // where read looked last
+		prefix, dir string
+		told        []byte
+	}
 }
 
 // The kernel clears a buffer of the size that a read asks for, which costs more than all the rest of it: nearly all
@@ -105,17 +109,28 @@ func (r *sysctlReader) knownIn(dir string) map[string]deviceParam {
 // read returns a parameter's value. A parameter that can't be read at the moment (stable_secret before it
 // is set) or has no reading (flush) is not there.
 func (r *sysctlReader) read(p string) (string, bool) {
-	dir, name := path.Split(p)
-	dir, dev := path.Split(strings.TrimSuffix(dir, "/"))
-	dir = strings.TrimSuffix(dir, "/")
-	if told, ok := r.told[deviceDir{dev, dir}]; ok {
-		if param, ok := r.knownIn(dir)[name]; ok {
-			if v, ok := param.in(dir, told); ok {
+	prefix, name := path.Split(p)
+	if r.last.prefix != prefix {
+		dir, dev := path.Split(strings.TrimSuffix(prefix, "/"))
+		r.last.prefix, r.last.dir = prefix, strings.TrimSuffix(dir, "/")
+		r.last.told = r.told[deviceDir{dev, r.last.dir}]
+	}
+	if r.last.told != nil {
+		if param, ok := r.knownIn(r.last.dir)[name]; ok {
+			if v, ok := param.in(r.last.dir, r.last.told); ok {
 				return v, true
 			}
 		}
 	}
 	return readSysctl(unix.AT_FDCWD, sysctlRoot+"/"+p, r.buf[:])
+}
+
+// forget makes the reader read the parameters of a device from its files.
+func (r *sysctlReader) forget(dev string) {
+	for _, dir := range perDevice() {
+		delete(r.told, deviceDir{dev, dir})
+	}
+	r.last.prefix = ""
 }
 
 // readSysctl reads the file at a path below an open directory. A value that may not fit into buf is read into a larger
@@ -176,18 +191,22 @@ func (r *sysctlReader) namespace() ([]sysctlFile, error) {
 // device visits the parameters that a device has in a directory of [perDevice].
 func (r *sysctlReader) device(dev, dir string, visit func(name, value string)) {
 	told := r.told[deviceDir{dev, dir}]
-	var f *os.File // opened if there is anything to read from it
-	defer func() { f.Close() }()
+	at := -1 // opened if there is anything to read from it
+	defer func() {
+		if at >= 0 {
+			unix.Close(at)
+		}
+	}()
 	for _, p := range r.paramsOf(dev, dir) {
 		v, ok := p.in(dir, told)
-		if !ok && f == nil {
+		if !ok && at < 0 {
 			var err error
-			if f, err = os.Open(path.Join(sysctlRoot, dir, dev)); err != nil {
+			if at, err = unix.Open(sysctlRoot+"/"+dir+"/"+dev, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
 				return // the device takes no part in this protocol
 			}
 		}
 		if !ok {
-			v, ok = readSysctl(int(f.Fd()), p.name, r.buf[:])
+			v, ok = readSysctl(at, p.name, r.buf[:])
 		}
 		if ok {
 			visit(p.name, v)
@@ -404,13 +423,15 @@ func sysctlGroup(p string) int {
 	return 3
 }
 
-func sortSysctls(list []Sysctl) {
-	slices.SortStableFunc(list, func(a, b Sysctl) int {
-		if c := sysctlGroup(a.Path) - sysctlGroup(b.Path); c != 0 {
-			return c
-		}
-		return sysctlRank(a.Path) - sysctlRank(b.Path)
-	})
+// sortSysctls puts writes in order, and leaves the order of those for which it does not matter.
+func sortSysctls(list []Sysctl) []Sysctl {
+	const groups, ranks = 4, 3
+	var parts [groups * ranks][]Sysctl
+	for _, c := range list {
+		i := sysctlGroup(c.Path)*ranks + sysctlRank(c.Path)
+		parts[i] = append(parts[i], c)
+	}
+	return slices.Concat(parts[:]...)
 }
 
 // namespaceSysctls returns the writes that are not a device's, in order.
@@ -421,24 +442,30 @@ func (s *State) namespaceSysctls() []Sysctl {
 			list = append(list, c)
 		}
 	}
-	sortSysctls(list)
-	return list
+	return sortSysctls(list)
 }
 
 // deviceSysctls returns the writes for devices, in order: for each device its own values, and for the rest
-// what new devices of the source started with.
-func (s *State) deviceSysctls(devices []string) []Sysctl {
+// what new devices of the source started with. If names are given, only parameters of these names are returned.
+func (s *State) deviceSysctls(devices []string, names ...string) []Sysctl {
+	present := map[string]bool{}
+	for _, dev := range devices {
+		present[dev] = true
+	}
 	defaults := map[string][]Sysctl{}
 	own := map[string]bool{}
 	var list []Sysctl
 	for _, c := range s.Sysctls {
+		if len(names) > 0 && !slices.Contains(names, path.Base(c.Path)) {
+			continue
+		}
 		for _, dir := range perDevice() {
 			as := strings.Replace(c.Path, "/default/", "/x/", 1)
 			if strings.HasPrefix(c.Path, dir+"/default/") && sysctlCarried(as) && !isLinkMTU(as) {
 				defaults[dir] = append(defaults[dir], c)
 			}
 		}
-		if dev := sysctlDevice(c.Path); dev != "" && slices.Contains(devices, dev) {
+		if present[sysctlDevice(c.Path)] {
 			own[c.Path] = true
 			list = append(list, c)
 		}
@@ -453,8 +480,7 @@ func (s *State) deviceSysctls(devices []string) []Sysctl {
 			}
 		}
 	}
-	sortSysctls(list)
-	return list
+	return sortSysctls(list)
 }
 
 // writeSysctls sets those parameters that have another value, in the namespace of the calling thread. It
@@ -468,7 +494,7 @@ func writeSysctls(list []Sysctl, t told) (later, skipped []Sysctl) {
 		if ok && have == c.Value {
 			continue
 		}
-		r.told.forget(sysctlDevice(c.Path))
+		r.forget(sysctlDevice(c.Path))
 		if err := writeSysctl(c.Path, c.Value); err != nil {
 			switch {
 			case !ok && c.Fresh: // of a protocol or a module that is not here

@@ -104,21 +104,12 @@ func captureEthtool(ctx context.Context, c conn) ([]rawnl.Message, error) {
 		index := rawnl.Uint32(rawnl.Get(rawnl.Get(attrs, ethtoolHeader), headerIndex))
 		off := usuallyOff(slices.Contains(veths, index))
 		hw, wanted := bits(rawnl.Get(attrs, featuresHW)), bits(rawnl.Get(attrs, featuresWanted))
-		var list []byte
 		altered := false
 		for i, name := range names {
-			if !hw(i) {
-				continue // not for users to change
-			}
-			bit := attr(bitName, append([]byte(name), 0))
-			if wanted(i) {
-				bit = append(bit, attr(bitValue, nil)...)
-			}
-			list = append(list, nest(bitsetBit, bit)...)
-			altered = altered || wanted(i) == slices.Contains(off, name)
+			altered = altered || hw(i) && wanted(i) == slices.Contains(off, name)
 		}
 		if altered {
-			msgs = append(msgs, c.message(ethtoolSetFeatures, deviceOf(attrs), nest(featuresWanted, nest(bitsetBits, list))))
+			msgs = append(msgs, c.message(ethtoolSetFeatures, deviceOf(attrs), nest(featuresWanted, features(names, hw, wanted))))
 		}
 	}
 	channels, err := c.dump(ctx, ethtoolGetChannels, nest(ethtoolHeader))
@@ -181,6 +172,22 @@ func captureTun(ctx context.Context, c conn) ([]rawnl.Message, error) {
 		}
 	}
 	return msgs, nil
+}
+
+// features returns a set of those features that are for users to change.
+func features(names []string, hw, wanted func(int) bool) []byte {
+	var list []byte
+	for i, name := range names {
+		if !hw(i) {
+			continue
+		}
+		bit := attr(bitName, append([]byte(name), 0))
+		if wanted(i) {
+			bit = append(bit, attr(bitValue, nil)...)
+		}
+		list = append(list, nest(bitsetBit, bit)...)
+	}
+	return nest(bitsetBits, list)
 }
 
 // deviceOf returns the header that names the device of an answer, by index.
