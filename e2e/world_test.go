@@ -103,7 +103,7 @@ func (w *world) check(err error) {
 
 // limit bounds a wait for something that takes a moment at most, even on a busy machine.
 func (w *world) limit() context.Context {
-	ctx, cancel := context.WithTimeout(w.ctx, 20*time.Second)
+	ctx, cancel := context.WithTimeout(w.ctx, time.Minute)
 	w.Cleanup(cancel)
 	return ctx
 }
@@ -460,7 +460,7 @@ func (r *running) signal(sig syscall.Signal) { r.w.check(r.process.Signal(sig)) 
 // ended waits for the end.
 func (r *running) ended() lab.Result {
 	r.w.Helper()
-	ctx, cancel := context.WithTimeout(r.w.ctx, 30*time.Second)
+	ctx, cancel := context.WithTimeout(r.w.ctx, time.Minute)
 	defer cancel()
 	if r.process.Wait(ctx); ctx.Err() != nil {
 		r.w.Fatalf("on %s the program does not end; there run:\n%+v", r.host.Name, r.host.Processes())

@@ -59,7 +59,7 @@ func TestReachability(t *testing.T) {
 				for from, to := range map[string]string{
 					ClientIPv4: svc.IPv4, ClientFarIPv4: svc.IPv4, ClientIPv6: svc.IPv6, ClientFarIPv6: svc.IPv6,
 				} {
-					connect(t, l, h, from, to)
+					connect(ctx, t, l, h, from, to)
 				}
 				must(t, h.Script(ctx, "ip netns del svc"))
 				must(t, l.Client.Script(ctx, "ip neigh flush all")) // the other host's has another MAC address
@@ -83,7 +83,7 @@ func TestSnapshot(t *testing.T) {
 		setsid -f sleep 60 </dev/null >/dev/null 2>&1`))
 	must(t, Eventually(ctx, func() error {
 		for _, p := range l.A.Processes() {
-			if p.Name == "sleep" {
+			if p.Command == "sleep 60" { // the name is there a moment earlier
 				return nil
 			}
 		}
@@ -152,7 +152,7 @@ func TestWire(t *testing.T) {
 			}
 			var client net.Conn
 			must(t, l.Client.InNetNS("", func() (err error) {
-				client, err = net.DialTimeout(network, addr, 5*time.Second)
+				client, err = new(net.Dialer).DialContext(ctx, network, addr)
 				return err
 			}))
 			conn, err := server.Accept()
@@ -201,7 +201,9 @@ func TestInit(t *testing.T) {
 	<-p.Done()
 }
 
-func connect(t *testing.T, l *Lab, h *Host, from, to string) {
+// connect proves that an address of a service can be reached. It tries until the links are up and the client's own
+// IPv6 addresses are known to be unique, before which it asks nobody for a neighbour.
+func connect(ctx context.Context, t *testing.T, l *Lab, h *Host, from, to string) {
 	t.Helper()
 	must(t, h.InNetNS("svc", func() error {
 		server, err := net.Listen("tcp", net.JoinHostPort(to, "7000"))
@@ -210,11 +212,13 @@ func connect(t *testing.T, l *Lab, h *Host, from, to string) {
 		}
 		return server.Close() // the address exists; a refusal proves as much as a connection
 	}))
-	must(t, l.Client.InNetNS("", func() error {
-		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}, Timeout: 5 * time.Second}
-		if _, err := d.Dial("tcp", net.JoinHostPort(to, "7000")); !errors.Is(err, unix.ECONNREFUSED) {
-			return fmt.Errorf("from %s: %w", from, err)
-		}
-		return nil
+	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}, Timeout: time.Second}
+	must(t, Eventually(ctx, func() error {
+		return l.Client.InNetNS("", func() error {
+			if _, err := d.DialContext(ctx, "tcp", net.JoinHostPort(to, "7000")); !errors.Is(err, unix.ECONNREFUSED) {
+				return fmt.Errorf("from %s: %w", from, err)
+			}
+			return nil
+		})
 	}))
 }
