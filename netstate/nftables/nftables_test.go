@@ -196,6 +196,20 @@ func TestMoveRulesets(t *testing.T) {
 	}
 }
 
+// TestMoveLargeRules moves rules that are larger than the datagrams in which the kernel answers those who receive little
+// at a time: it leaves such a rule and all after it out.
+func TestMoveLargeRules(t *testing.T) {
+	needRoot(t, "nft")
+	from, to := netns(t), netns(t)
+	const matches = 60 // of two expressions each; a rule has 128 at most
+	var script strings.Builder
+	for _, table := range []string{"one", "two"} {
+		fmt.Fprintf(&script, "table ip %s { chain c { counter drop; %s drop; ip daddr 192.0.2.1 drop; }; };\n", table, strings.Repeat("ip saddr 192.0.2.0/32 ", matches))
+	}
+	runInput(t, from, []byte(script.String()), "nft", "-f", "-")
+	checkMoved(t, from, to, move(t, from, to))
+}
+
 func TestCaptureEmpty(t *testing.T) {
 	needRoot(t)
 	msgs, err := nftables.Capture(t.Context(), netns(t))

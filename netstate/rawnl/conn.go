@@ -16,15 +16,14 @@ import (
 type Conn struct {
 	fd   int
 	seq  uint32
-	room int    // how large a datagram is received, grown as needed
 	free []byte // memory to receive into; it lasts for several datagrams when they are large
 	next int    // size of the next such memory
 }
 
 const (
-	// A dump's datagrams are as large as the reader's buffer, up to 32 KiB. Most dumps are far smaller.
-	roomMin = 1 << 12
-	roomMax = 1 << 15
+	dumpMax = 1 << 15 // bytes of a dump's datagram, at most
+	copyMax = 1 << 13 // bytes of a datagram that is copied where it is kept
+	freeMin = 1 << 12 // bytes of memory to receive into
 	freeMax = 1 << 20
 	sendMax = 1 << 18 // bytes of messages in one sendmsg; the socket's buffer is larger
 )
@@ -32,7 +31,7 @@ const (
 // Dial opens a socket of a netlink protocol (unix.NETLINK_ROUTE, NETLINK_NETFILTER, NETLINK_GENERIC ...)
 // inside the namespace.
 func Dial(n *ns.NS, protocol int) (*Conn, error) {
-	c := &Conn{room: roomMin}
+	c := &Conn{}
 	err := n.Do(func() error {
 		fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, protocol)
 		if err != nil {
@@ -70,7 +69,28 @@ func (c *Conn) setup() error {
 			return fmt.Errorf("size netlink socket buffer: %w", err)
 		}
 	}
-	return nil
+	return c.widen()
+}
+
+// widen makes the datagrams of all dumps as large as the kernel ever makes them. It makes them as large as the largest
+// buffer that something was received into so far, and most kinds of dumps end, without an error, at an object that does
+// not fit into a datagram of its own.
+func (c *Conn) widen() error {
+	// Nothing is asked for, so there is an acknowledgement.
+	if err := c.send(Message{Type: unix.NLMSG_NOOP, Flags: unix.NLM_F_ACK}.Append(nil, 0)); err != nil {
+		return err
+	}
+	// It fits into the first of the buffers, which are one.
+	buffers := slices.Repeat([][]byte{make([]byte, 1<<10)}, dumpMax>>10)
+	for {
+		_, _, _, _, err := unix.RecvmsgBuffers(c.fd, buffers, nil, 0)
+		if err == nil {
+			return nil
+		}
+		if !errors.Is(err, unix.EINTR) {
+			return fmt.Errorf("receive netlink message: %w", err)
+		}
+	}
 }
 
 // Close closes the socket.
@@ -368,12 +388,11 @@ func (c *Conn) recv() ([]byte, error) {
 		size, _, err := unix.Recvfrom(c.fd, nil, unix.MSG_PEEK|unix.MSG_TRUNC)
 		var from unix.Sockaddr
 		if err == nil {
-			c.room = max(c.room, size)
-			if len(c.free) < c.room {
-				c.next = min(max(2*c.next, c.room), max(freeMax, c.room))
+			if len(c.free) < size {
+				c.next = max(size, min(max(2*c.next, freeMin), freeMax))
 				c.free = make([]byte, c.next)
 			}
-			size, from, err = unix.Recvfrom(c.fd, c.free[:c.room], 0)
+			size, from, err = unix.Recvfrom(c.fd, c.free[:size], 0)
 		}
 		if errors.Is(err, unix.EINTR) {
 			continue
@@ -384,16 +403,13 @@ func (c *Conn) recv() ([]byte, error) {
 		if sa, ok := from.(*unix.SockaddrNetlink); !ok || sa.Pid != 0 {
 			continue // only the kernel is believed
 		}
-		if size > c.room/2 {
-			c.room = max(c.room, min(2*c.room, roomMax))
-		}
 		return c.free[:size:size], nil
 	}
 }
 
 // keep returns the datagram that recv returned last, in memory of its own: a small one is copied.
 func (c *Conn) keep(b []byte) []byte {
-	if len(b) < roomMax/4 {
+	if len(b) < copyMax {
 		return append([]byte(nil), b...)
 	}
 	c.free = c.free[min(Align(len(b)), len(c.free)):]
