@@ -67,10 +67,15 @@ func byHandle(a, b rawnl.Message) int {
 
 // dump returns the messages of a type for a device and parent that are wanted, without what isn't carried.
 func dump(ctx context.Context, c *rawnl.Conn, typ uint16, h tcmsg, wanted func(rawnl.Message) bool) ([]rawnl.Message, error) {
-	msgs, err := c.Dump(ctx, message(typ+get, h, nil))
+	return ask(ctx, c, message(typ+get, h, nil), wanted)
+}
+
+func ask(ctx context.Context, c *rawnl.Conn, request rawnl.Message, wanted func(rawnl.Message) bool) ([]rawnl.Message, error) {
+	msgs, err := c.Dump(ctx, request)
 	if err != nil {
 		return nil, err
 	}
+	typ := request.Type - get
 	var kept []rawnl.Message
 	for _, m := range msgs {
 		if m.Type == typ && len(m.Data) >= tcmsgLen && wanted(m) {
@@ -159,7 +164,7 @@ func dumpFilters(ctx context.Context, c *rawnl.Conn, places []tcmsg) (chains, fi
 	for _, at := range places {
 		// A place with a shared block answers with the block's filters; those are read once, from the block.
 		here := func(m rawnl.Message) bool { return header(m).index == at.index }
-		some, err := dump(ctx, c, typeFilter, at, func(m rawnl.Message) bool { return here(m) && !bare(m) })
+		some, err := filtersAt(ctx, c, at, here)
 		if gone(err) {
 			continue
 		}
@@ -188,6 +193,31 @@ func dumpFilters(ctx context.Context, c *rawnl.Conn, places []tcmsg) (chains, fi
 		chains = append(chains, slices.CompactFunc(made, func(a, b rawnl.Message) bool { return chainOf(a) == chainOf(b) })...)
 	}
 	return chains, filters, nil
+}
+
+// filtersAt returns the filters of a place. Where a dump goes on in another datagram, the kernel (6.12 at least, in
+// mall_walk) leaves the matchall filter out that did not fit into the one before: only its priority is in the dump. A
+// dump of that priority alone has it.
+func filtersAt(ctx context.Context, c *rawnl.Conn, at tcmsg, here func(rawnl.Message) bool) ([]rawnl.Message, error) {
+	msgs, err := dump(ctx, c, typeFilter, at, here)
+	if err != nil {
+		return nil, err
+	}
+	var filters []rawnl.Message
+	for i, m := range msgs {
+		switch {
+		case !bare(m):
+			filters = append(filters, m)
+		case kindOf(m) == "matchall" && (i+1 == len(msgs) || bare(msgs[i+1])):
+			request := message(typeFilter+get, tcmsg{index: at.index, parent: at.parent, info: header(m).info}, rawnl.AppendAttr(nil, tcaChain, u32(chainOf(m))))
+			missed, err := ask(ctx, c, request, func(m rawnl.Message) bool { return here(m) && !bare(m) })
+			if err != nil {
+				return nil, err
+			}
+			filters = append(filters, missed...)
+		}
+	}
+	return filters, nil
 }
 
 // bare reports whether a message of the filter dump only says that there are filters of a priority.

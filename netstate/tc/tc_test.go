@@ -248,3 +248,34 @@ func TestReplay(t *testing.T) {
 		})
 	}
 }
+
+// TestManyMatchall captures so many filters that their dump takes many datagrams, at the ends of which the kernel leaves
+// filters of this kind out, and filters that are larger than a page.
+func TestManyMatchall(t *testing.T) {
+	nstest.NeedRoot(t, "ip", "tc")
+	const many, actions = 1500, 25
+	source := nstest.New(t)
+	nstest.Run(t, source, devices)
+	nstest.Arrange(t, source, fmt.Sprintf(`
+		tc qdisc add dev b clsact
+		for i in $(seq 1 %d); do printf 'filter add dev b ingress chain %%d protocol ip prio %%d handle 0x%%x matchall classid 1:%%x\n' $((i/100)) $i $i $i; done | tc -b -
+		tc filter add dev b egress protocol ip prio 1 handle 5 matchall $(yes 'action pedit munge offset 0 u32 set 1 pipe' | head -%d)
+		tc filter add dev b egress protocol ip prio 2 handle 6 matchall $(yes 'action pedit munge offset 0 u32 set 1 pipe' | head -%d)`, many, actions, actions))
+	for i, m := range capture(t, source) {
+		line, want := tc.Describe(m, name), ""
+		switch {
+		case i == 0:
+			want = "qdisc"
+		case i <= many:
+			want = fmt.Sprintf("filter dev if11 ingress protocol 0x0800 pref %d matchall chain %d handle 0x%x ", i, i/100, i)
+		default:
+			want = fmt.Sprintf("filter dev if11 egress protocol 0x0800 pref %d matchall chain 0 handle 0x%x ", i-many, i-many+4)
+		}
+		if !strings.HasPrefix(line, want) {
+			t.Fatalf("object %d is %q instead of %q", i, line, want)
+		}
+	}
+	if n := len(capture(t, source)); n != 1+many+2 {
+		t.Errorf("%d objects", n)
+	}
+}
