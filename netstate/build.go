@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"slices"
 	"time"
 
@@ -54,7 +55,9 @@ type builder struct {
 	opts  BuildOptions
 	names linkNames
 	later []Sysctl // parameters that could not be set at their turn
-	log   *slog.Logger
+	// The addresses of bridges that the kernel drew by lot, in the State and, once they are made, in this namespace.
+	lots, redrawn map[int32]net.HardwareAddr
+	log           *slog.Logger
 }
 
 func newBuilder(n *ns.NS, s *State, opts BuildOptions) (*builder, error) {
@@ -71,7 +74,13 @@ func newBuilder(n *ns.NS, s *State, opts BuildOptions) (*builder, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	return &builder{s: s, n: n, host: h, nl: nl, opts: opts, names: s.names(), log: log}, nil
+	links, err := s.links()
+	if err != nil {
+		nl.Close()
+		h.close(opts.Host)
+		return nil, err
+	}
+	return &builder{s: s, n: n, host: h, nl: nl, opts: opts, names: s.names(), log: log, lots: drawn(links)}, nil
 }
 
 func (b *builder) close() {
@@ -227,7 +236,10 @@ func (h *host) deleteLink(ctx context.Context, l *link) error {
 
 // run applies one batch.
 func (b *builder) run(ctx context.Context, batch Batch) error {
-	ops := batch.Ops
+	ops, err := b.readdress(ctx, batch.Ops)
+	if err != nil {
+		return err
+	}
 	if batch.Settle != 0 && !b.untouched(batch.Settle) {
 		have, err := b.dump(ctx, batch.Settle)
 		if err != nil {

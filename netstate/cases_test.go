@@ -70,6 +70,26 @@ func cases() []netCase {
 			ip link add br7 address 02:77:00:00:00:01 mtu 1300 type bridge stp_state 1
 			ip link add p1 type veth peer name q1; ip link set p1 master br7
 			ip link set br7 mtu 1280 up; ip link set p1 up; ip link set q1 up`},
+		{"bridge without ports", `
+			ip link add br7 type bridge; ip link set br7 up
+			ip addr add 10.7.0.1/24 dev br7; ip addr add fd07::1/64 dev br7 nodad
+			ip nexthop add id 7 via 10.7.0.9 dev br7
+			ip route add 192.0.2.0/24 nhid 7; ip route add 198.51.100.0/24 via 10.7.0.8
+			echo 1 > /proc/sys/net/ipv6/conf/br7/ignore_routes_with_linkdown`},
+		{"addresses of links on top of a bridge", `
+			ip link add br7 type bridge priority 7; ip link set br7 up
+			ip link add mv0 link br7 type macvtap mode passthru; ip link set mv0 up
+			bridge fdb add 02:00:00:00:07:07 dev mv0 self`},
+		{"vxlan larger than its lower device", `
+			ip link add br7 mtu 3000 type bridge
+			ip link add vx0 type vxlan id 7 group 239.1.1.1 dev br7 dstport 4789; ip link set vx0 up
+			ip tuntap add tap0 mode tap; ip link set tap0 mtu 4000
+			ip link add vx1 type vxlan id 8 group 239.1.1.1 dev tap0 dstport 4790
+			ip link set tap0 mtu 1400 master br7; ip link set br7 up`},
+		{"links on a bridge larger than its ports", `
+			ip link add br7 type bridge; ip link add e0 type veth peer name e1; ip link set e0 master br7
+			ip link set br7 mtu 3000; ip link add mv0 link br7 mtu 2900 type macvlan; ip link set mv0 mtu 2900
+			ip link set br7 up; ip link set mv0 up`},
 		{"settings of links that are easily forgotten", `
 			ip link add br7 type bridge; ip link add p1 type veth peer name q1; ip link set p1 master br7 up
 			for d in q1 p1 br7; do ip link set $d addrgenmode none; ip link set $d up; done
@@ -151,6 +171,29 @@ func cases() []netCase {
 			ip -6 route add 2001:dbc::/32 from fd01::/64 via fd01::9
 			ip -6 route add local 2001:dbd::/32 dev lo table local
 			ip route del 10.2.0.0/24 dev e1; ip route add 10.2.0.0/24 dev e1 metric 50; ip -6 route del fd02::/64 dev e1`},
+		{"order of routes", `
+			for d in e0 e1 e2; do ip link add $d type veth peer name p$d; ip link set $d up; ip link set p$d up; done
+			ip addr add 10.1.0.2/24 dev e2; ip addr add 10.1.0.3/24 dev e0; ip addr add 10.1.0.4/24 dev e1
+			ip addr add fd01::2/64 dev e2 nodad; ip addr add fd01::3/64 dev e0 nodad; ip addr add fd01::4/64 dev e1 nodad
+			ip route append 192.0.2.0/24 dev e2; ip route append 192.0.2.0/24 via 10.1.0.9 dev e1; ip route append 192.0.2.0/24 dev e0
+			ip route prepend 192.0.2.0/24 via 10.1.0.8 dev e0 onlink; ip route append blackhole 192.0.2.0/24
+			ip -6 route append 2001:db8::/64 dev e2; ip -6 route append 2001:db8::/64 dev e0; ip -6 route append 2001:db8::/64 dev e1
+			ip -6 route append 2001:db8::/64 via fd01::9 dev e0; ip -6 route append 2001:db8::/64 via fd01::8 dev e1
+			ip route append 198.51.100.0/24 via 10.1.0.9 dev e0; ip route append 198.51.100.0/24 dev e0`},
+		{"addresses that are broadcast addresses of others", `
+			ip link set lo up
+			ip addr add 10.3.0.99/24 brd 10.3.0.99 metric 483 dev lo
+			ip addr add 10.3.0.60 peer 10.3.0.250/32 brd 10.3.0.99 scope link dev lo`},
+		{"IPv6 gateways without IPv6", `
+			ip link add e0 type veth peer name e1; ip link set e0 up; ip link set e1 up
+			ip route add 192.0.2.0/24 via inet6 fe80::9 dev e0; ip -6 nexthop add id 7 via fe80::9 dev e1
+			ip route add 198.51.100.0/24 nhid 7
+			echo 1 > /proc/sys/net/ipv6/conf/e0/disable_ipv6; echo 1 > /proc/sys/net/ipv6/conf/e1/disable_ipv6`},
+		{"IPv6 gateways without IPv6 on an uplink", `
+			ip link add eth0 type veth peer name va netns $HOST; ip link set eth0 up; host ip link set va up
+			while ! ip -6 nexthop add id 7 via fe80::9 dev eth0 2>/dev/null; do :; done
+			ip route add 198.51.100.0/24 nhid 7; ip route add 192.0.2.0/24 via inet6 fe80::9 dev eth0
+			echo 1 > /proc/sys/net/ipv6/conf/eth0/disable_ipv6`},
 		{"routes with encapsulation", `
 			ip link add e0 type veth peer name e1; ip link set e0 up; ip link set e1 up; ip addr add 10.1.0.1/24 dev e0
 			ip route add 192.0.2.0/24 encap ip id 7 dst 10.9.0.1 ttl 9 via 10.1.0.9 dev e0 || true`},

@@ -145,13 +145,18 @@ func (p *planner) connect() []Batch {
 		batches = append(batches, Batch{Name: "addresses", Settle: KindAddress, Ops: p.addresses()})
 	}
 	nexthops := p.nexthops()
-	if len(p.ups) > 0 && len(nexthops) > 0 {
+	nexthopsWaited := len(p.ups) > 0 && len(nexthops) > 0
+	if asleep || nexthopsWaited {
+		batches = append(batches, p.ipv6On())
+	}
+	if nexthopsWaited {
 		batches = append(batches, Batch{Name: "nexthops", Patient: true, Ops: nexthops}, Batch{Name: "forwarding entries", Settle: KindFDB, Ops: p.fdb()})
 	}
-	if asleep || len(p.ups) > 0 && len(nexthops) > 0 {
-		batches = append(batches, Batch{Name: "routes", Settle: KindRoute, Ops: p.routes()})
+	if asleep || nexthopsWaited {
+		routes, order := p.routes()
+		batches = append(batches, Batch{Name: "routes", Settle: KindRoute, Ops: routes}, Batch{Name: "order of routes", Ops: order})
 	}
-	return append(batches, Batch{Name: "neighbours", Ops: p.neighbours()}, p.lateSysctls(), Batch{Name: "states of links", Ops: p.states()})
+	return append(batches, p.lateSysctls(), Batch{Name: "states of links", Ops: p.states()}, Batch{Name: "neighbours", Ops: p.neighbours()})
 }
 
 // Disconnect cuts the namespace n from its host: the host's side of each uplink goes down, which takes the

@@ -30,8 +30,9 @@ func (c Change) String() string {
 
 // Diff returns what must be changed in a to make it b, kind by kind. nil is a fresh namespace. What changes
 // without anybody setting it is left out, see [normalize]; so are parameters that each host gives to every
-// namespace and nobody altered.
+// namespace and nobody altered, and the addresses that the kernel draws by lot.
 func Diff(a, b *State) []Change {
+	b = b.redrawn(a)
 	var changes []Change
 	for _, k := range kinds() {
 		changes = append(changes, diffKind(k, a, b)...)
@@ -104,7 +105,7 @@ func match(k Kind, a, b []rawnl.Message) (inA, inB []bool) {
 		}
 		i := places[key][0]
 		places[key] = places[key][1:]
-		if seq := sequence(k, m); seq != "" {
+		if seq := sequence(k, b, j); seq != "" {
 			sequences[seq] = append(sequences[seq], pair{i, j})
 		} else {
 			inA[i], inB[j] = true, true
@@ -121,10 +122,16 @@ func match(k Kind, a, b []rawnl.Message) (inA, inB []bool) {
 // pair holds the places of one object in two lists.
 type pair struct{ a, b int }
 
-// sequence names the list in which an object's place has a meaning: a chain, the rules of one preference. It
-// is empty for all others.
-func sequence(k Kind, m rawnl.Message) string {
+// sequence names the list in which an object's place has a meaning: a chain, the rules of one preference, the routes
+// to one destination with one metric. It is empty for all others.
+func sequence(k Kind, msgs []rawnl.Message, i int) string {
+	m := msgs[i]
 	switch k {
+	case KindRoute:
+		if i > 0 && sameList(msgs[i-1], m) || i+1 < len(msgs) && sameList(m, msgs[i+1]) {
+			list, _ := routeListOf(m)
+			return fmt.Sprint(list)
+		}
 	case KindNFTables:
 		return nftables.Sequence(m)
 	case KindRule:

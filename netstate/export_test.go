@@ -36,3 +36,17 @@ func CheckLink(m rawnl.Message) (Loss, bool) {
 	}
 	return checkLink(&l)
 }
+
+// Redrawn returns pairs of addresses that the kernel drew by lot for the same bridge: in s, and in the other State.
+func Redrawn(s, other *State) []string {
+	links, _ := s.links()
+	others, _ := other.links()
+	to := drawn(others)
+	var pairs []string
+	for index, mac := range drawn(links) {
+		if to[index] != nil {
+			pairs = append(pairs, mac.String(), to[index].String())
+		}
+	}
+	return pairs
+}

@@ -111,6 +111,8 @@ func (l *link) attr(kind uint16) []byte {
 
 func (l *link) mac() net.HardwareAddr { return net.HardwareAddr(l.attr(unix.IFLA_ADDRESS)) }
 
+func (l *link) mtu() uint32 { return rawnl.Uint32(l.attr(unix.IFLA_MTU)) }
+
 func (l *link) protoDown() bool {
 	b := l.attr(unix.IFLA_PROTO_DOWN)
 	return len(b) == 1 && b[0] != 0

@@ -158,9 +158,14 @@ func normalizeNeigh(m rawnl.Message) rawnl.Message {
 	return out
 }
 
+// neighAdd turns a dumped entry into a request. The dump of a proxy entry does not tell its state; ip(8) makes them
+// permanent, without which the loss of a carrier removes them.
 func neighAdd(m rawnl.Message) rawnl.Message {
 	m = normalizeNeigh(m)
 	m.Flags = unix.NLM_F_CREATE | unix.NLM_F_REPLACE
+	if n, err := parseNeigh(m); err == nil && n.proxy() {
+		binary.NativeEndian.PutUint16(m.Data[8:], unix.NUD_PERMANENT)
+	}
 	return m
 }
 

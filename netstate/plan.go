@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math/bits"
+	"net"
 	"path"
 	"slices"
 	"strings"
@@ -22,7 +23,7 @@ import (
 
 // Op is one change of a namespace. Exactly one of Msg.Data, Tun and Sysctl is set.
 type Op struct {
-	Verb   string        // "add", "set", "delete", or "prefer" for what depends on things outside
+	Verb   string        // "add", "set", "delete", "prefer" for what depends on things outside, "expect" for what comes with others
 	Kind   Kind          // of the object
 	Host   bool          // the request is made in the host's namespace
 	Msg    rawnl.Message // the rtnetlink request
@@ -65,7 +66,9 @@ type planner struct {
 	byIdx    map[int32]*link
 	ups      map[int32]*Uplink // by the index of the inner link
 	msgs     map[int32]rawnl.Message
-	awake    bool // links that had to sleep are up
+	lots     map[int32]net.HardwareAddr // of bridges whose address the kernel draws
+	lifted   map[int32]uint32           // see [planner.lift]
+	awake    bool                       // links that had to sleep are up
 }
 
 // Plan orders the operations that turn a fresh namespace into the State, with every uplink mute: the host's
@@ -79,6 +82,7 @@ func Plan(s *State, site Site) ([]Batch, error) {
 	if err != nil {
 		return nil, err
 	}
+	routes, order := p.routes()
 	return []Batch{
 		{Name: "sysctls", Ops: sysctlOps(s.namespaceSysctls())},
 		{Name: "links", Ops: create},
@@ -92,14 +96,16 @@ func Plan(s *State, site Site) ([]Batch, error) {
 		{Name: "address labels", Settle: KindAddrLabel, Ops: p.replay(KindAddrLabel, addrLabelAdd)},
 		{Name: "addresses", Settle: KindAddress, Ops: p.addresses()},
 		{Name: "nexthops", Patient: true, Ops: p.nexthops()},
-		{Name: "routes", Settle: KindRoute, Ops: p.routes()},
+		{Name: "routes", Settle: KindRoute, Ops: routes},
+		{Name: "order of routes", Ops: order},
 		{Name: "rules", Settle: KindRule, Ops: p.replay(KindRule, ruleAdd)},
-		{Name: "neighbours", Ops: p.neighbours()},
 		{Name: "forwarding entries", Settle: KindFDB, Ops: p.fdb()},
 		{Name: "multicast forwarding entries", Settle: KindMDB, Ops: p.replay(KindMDB, mdbAdd)},
 		{Name: "final address flags", Ops: p.settled()},
 		p.lateSysctls(),
 		{Name: "states of links", Ops: p.states()},
+		// Whatever else is set on a link without a carrier removes learned neighbours.
+		{Name: "neighbours", Ops: p.neighbours()},
 	}, nil
 }
 
@@ -108,7 +114,7 @@ func newPlanner(s *State, site Site) (*planner, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &planner{s: s, site: site, byIdx: map[int32]*link{}, ups: map[int32]*Uplink{}, msgs: map[int32]rawnl.Message{}}
+	p := &planner{s: s, site: site, byIdx: map[int32]*link{}, ups: map[int32]*Uplink{}, msgs: map[int32]rawnl.Message{}, lots: drawn(links)}
 	for i := range links {
 		l := &links[i]
 		if l.leftOut() {
@@ -129,6 +135,7 @@ func newPlanner(s *State, site Site) (*planner, error) {
 	if p.bottomUp, err = p.sortLinks(); err != nil {
 		return nil, err
 	}
+	p.lifted = p.lift()
 	return p, nil
 }
 
@@ -161,9 +168,42 @@ func (p *planner) create() ([]Op, error) {
 		if op != nil {
 			op.Verb, op.Kind, op.Object = "add", KindLink, p.msgs[l.index]
 			ops = append(ops, *op)
+			if mtu := p.lifted[l.index]; mtu != 0 && op.Tun != nil {
+				ops = append(ops, Op{Verb: "set", Kind: KindLink, Object: p.msgs[l.index], Msg: encodeLink(unix.AF_UNSPEC, l.index, 0, 0, []rawnl.Attr{u32Attr(unix.IFLA_MTU, mtu)})})
+			}
 		}
 	}
 	return ops, nil
+}
+
+// lift returns the MTU with which links must start, by index, where it is not their own: that of a vxlan is bounded by
+// its lower device's when it is made, and does not follow it afterwards.
+func (p *planner) lift() map[int32]uint32 {
+	const headroom = 70 // of a vxlan over IPv6
+	lifted := map[int32]uint32{}
+	for _, l := range slices.Backward(p.bottomUp) {
+		lower, need := p.below(l), lifted[l.index]
+		if l.kind == "vxlan" {
+			need = max(need, l.mtu()) + headroom
+		}
+		if lower == nil || need == 0 {
+			continue
+		}
+		start := lower.mtu()
+		switch lower.rule().how {
+		case replayPresent:
+			continue
+		case replayTun:
+			start = 1500
+		}
+		if limit := rawnl.Uint32(lower.attr(unix.IFLA_MAX_MTU)); limit != 0 {
+			need = min(need, limit)
+		}
+		if need > start {
+			lifted[lower.index] = max(lifted[lower.index], need)
+		}
+	}
+	return lifted
 }
 
 // sortLinks returns the links so that each follows its lower device.
@@ -252,7 +292,11 @@ func (p *planner) createOne(l *link, done map[int32]bool) (*Op, error) {
 		}
 	}
 	info := []rawnl.Attr{strAttr(unix.IFLA_INFO_KIND, l.kind)}
-	if data := rawnl.Without(l.data, append(rule.drop, rule.late...)...); len(data) > 0 {
+	drop := slices.Concat(rule.drop, rule.late)
+	if p.lots[l.index] != nil {
+		drop = append(drop, unix.IFLA_BR_PRIORITY) // it is the usual one
+	}
+	if data := rawnl.Without(l.data, drop...); len(data) > 0 {
 		info = append(info, nest(unix.IFLA_INFO_DATA, fixData(l.kind, data)...))
 	}
 	op.Msg = encodeLink(unix.AF_UNSPEC, l.index, 0, 0, append(attrs, nest(unix.IFLA_LINKINFO, info...)))
@@ -263,10 +307,13 @@ func (p *planner) createOne(l *link, done map[int32]bool) (*Op, error) {
 // birth returns the attributes that a link gets when it is made.
 func (p *planner) birth(l *link) []rawnl.Attr {
 	kinds := []uint16{unix.IFLA_IFNAME, unix.IFLA_MTU, unix.IFLA_TXQLEN, unix.IFLA_NUM_TX_QUEUES, unix.IFLA_NUM_RX_QUEUES, unix.IFLA_GROUP}
-	if l.addressed() && !p.derivedMAC(l) {
+	if l.addressed() && !p.derivedMAC(l) && p.lots[l.index] == nil && (l.kind != "vlan" || !inherited(p.lots, l)) {
 		kinds = append(kinds, unix.IFLA_ADDRESS)
 	}
 	attrs := only(l.attrs, kinds...)
+	if mtu := p.lifted[l.index]; mtu != 0 {
+		attrs = append(rawnl.Without(attrs, unix.IFLA_MTU), u32Attr(unix.IFLA_MTU, mtu))
+	}
 	if own, ok := rawnl.Find(l.port, unix.IFLA_BOND_SLAVE_PERM_HWADDR); ok && l.slave == "bond" {
 		for i, a := range attrs {
 			if a.Kind() == unix.IFLA_ADDRESS {
@@ -414,15 +461,22 @@ func (p *planner) attributes() []Op {
 			set(l, nest(unix.IFLA_LINKINFO, strAttr(unix.IFLA_INFO_SLAVE_KIND, l.slave), nest(unix.IFLA_INFO_SLAVE_DATA, port...)))
 		}
 	}
-	for i := range p.links { // what depends on the ports that a master has
-		l := &p.links[i]
-		if l.rule().how != replayData {
-			continue
+	// What depends on the ports that a master has, and on the links above. A bridge takes the smallest MTU of its ports,
+	// and what is stacked on a link never exceeds it, except a vxlan once it is made.
+	for _, l := range slices.Backward(p.bottomUp) {
+		if l.kind == "vxlan" && p.lifted[l.index] != 0 {
+			set(l, only(l.attrs, unix.IFLA_MTU)...) // while the lower device allows it
 		}
-		if l.rule().ownMTU || slices.ContainsFunc(p.links, func(port link) bool { return port.master == l.index }) {
+	}
+	moved := map[int32]bool{}
+	for _, l := range p.bottomUp {
+		lower := p.below(l)
+		moved[l.index] = l.rule().ownMTU || p.lifted[l.index] != 0 || lower != nil && moved[lower.index] ||
+			slices.ContainsFunc(p.links, func(port link) bool { return port.master == l.index })
+		if moved[l.index] && l.kind != "vxlan" {
 			set(l, only(l.attrs, unix.IFLA_MTU)...)
 		}
-		if late := only(l.data, l.rule().late...); len(late) > 0 {
+		if late := only(l.data, l.rule().late...); len(late) > 0 && l.rule().how == replayData {
 			set(l, nest(unix.IFLA_LINKINFO, strAttr(unix.IFLA_INFO_KIND, l.kind), nest(unix.IFLA_INFO_DATA, fixData(l.kind, late)...)))
 		}
 	}
@@ -536,12 +590,20 @@ func (p *planner) replay(kind Kind, request func(rawnl.Message) rawnl.Message) [
 	return ops
 }
 
-// fdb returns the forwarding entries of the links that are there.
+// fdb returns the forwarding entries of the links that are there. The addresses that a bridge itself accepts as a plain
+// device are those of the links on top of it, with which they come; stated, they would be entries of the bridge.
 func (p *planner) fdb() []Op {
-	return slices.DeleteFunc(p.replay(KindFDB, fdbAdd), func(op Op) bool {
+	ops := slices.DeleteFunc(p.replay(KindFDB, fdbAdd), func(op Op) bool {
 		n, err := parseNeigh(op.Object)
 		return err != nil || p.byIdx[n.index()] == nil || p.waits(rawnl.Get(n.attrs, ndaNHID) != nil)
 	})
+	for i := range ops {
+		n, _ := parseNeigh(ops[i].Object)
+		if rawnl.Get(n.attrs, unix.NDA_MASTER) == nil && p.byIdx[n.index()].kind == "bridge" {
+			ops[i].Verb = "expect"
+		}
+	}
+	return ops
 }
 
 // addresses returns the addresses so that they are listed in the dumped order again: IPv4 appends, IPv6
@@ -573,36 +635,84 @@ func (p *planner) noDAD(a *addressMsg) uint32 {
 }
 
 // lateSysctls sets those parameters of devices that can't be set with the others: the IPv6 MTU, which the kernel resets
-// when a link comes up or gets a carrier, and the making of temporary addresses.
+// when a link comes up or gets a carrier, and those that are postponed.
 func (p *planner) lateSysctls() Batch {
-	temporary := p.makesTemporary()
-	list := slices.DeleteFunc(p.s.deviceSysctls(p.names(), "mtu", "use_tempaddr"), func(c Sysctl) bool { return !isLinkMTU(c.Path) && !temporary(c) })
+	postponed := p.postponed()
+	list := slices.DeleteFunc(p.s.deviceSysctls(p.names(), "mtu", "use_tempaddr", "disable_ipv6"), func(c Sysctl) bool { return !isLinkMTU(c.Path) && !postponed(c) })
 	return Batch{Name: "late device sysctls", Ops: sysctlOps(list)}
 }
 
-// deviceSysctls returns the parameters of devices with the making of temporary addresses switched off: else the kernel
-// makes one along with each address that manages such.
+// deviceSysctls returns the parameters of devices, with those that are postponed switched off.
 func (p *planner) deviceSysctls() []Sysctl {
-	temporary := p.makesTemporary()
 	list := p.s.deviceSysctls(p.names())
+	postponed := p.postponed()
 	for i, c := range list {
-		if temporary(c) {
+		if postponed(c) {
 			list[i].Value = "0"
 		}
 	}
 	return list
 }
 
-// makesTemporary returns a function that tells whether a parameter says if temporary addresses are made for an address
-// that is there.
-func (p *planner) makesTemporary() func(Sysctl) bool {
-	managed := map[string]bool{}
+// ipv6On switches off those postponed parameters that switch IPv6 off.
+func (p *planner) ipv6On() Batch {
+	postponed := p.postponed()
+	list := slices.DeleteFunc(p.s.deviceSysctls(p.names(), "disable_ipv6"), func(c Sysctl) bool { return !disablesIPv6(c) || !postponed(c) })
+	for i := range list {
+		list[i].Value = "0"
+	}
+	return Batch{Name: "IPv6 on", Ops: sysctlOps(list)}
+}
+
+// postponed returns a function that tells whether a parameter must be off while other objects are made. With
+// use_tempaddr the kernel makes a temporary address along with each that manages such. With disable_ipv6 nothing can
+// be given an IPv6 gateway, not even a route of IPv4; what has one outlives it.
+func (p *planner) postponed() func(Sysctl) bool {
+	managing, gateways := map[int32]bool{}, map[int32]bool{}
 	for _, m := range p.s.Messages[KindAddress] {
-		if a, err := parseAddress(m); err == nil && a.flags&unix.IFA_F_MANAGETEMPADDR != 0 && p.byIdx[a.index] != nil {
-			managed[p.byIdx[a.index].name] = true
+		if a, err := parseAddress(m); err == nil && a.flags&unix.IFA_F_MANAGETEMPADDR != 0 {
+			managing[a.index] = true
 		}
 	}
-	return func(c Sysctl) bool { return managed[sysctlDevice(c.Path)] && path.Base(c.Path) == "use_tempaddr" }
+	if slices.ContainsFunc(p.s.Sysctls, disablesIPv6) {
+		gateways = p.ipv6Gateways()
+	}
+	in := map[string]*link{}
+	for i := range p.links {
+		in[p.links[i].name] = &p.links[i]
+	}
+	return func(c Sysctl) bool {
+		l := in[sysctlDevice(c.Path)]
+		return l != nil && (managing[l.index] && path.Base(c.Path) == "use_tempaddr" || gateways[l.index] && disablesIPv6(c))
+	}
+}
+
+func disablesIPv6(c Sysctl) bool { return path.Base(c.Path) == "disable_ipv6" && c.Value != "0" }
+
+// ipv6Gateways returns the indexes of the devices by which nexthop objects and routes of IPv4 reach an IPv6 gateway.
+func (p *planner) ipv6Gateways() map[int32]bool {
+	used := map[int32]bool{}
+	note := func(attr []byte) { used[int32(rawnl.Uint32(attr))] = true }
+	for _, m := range p.s.Messages[KindNexthop] {
+		if len(m.Data) >= sizeofNhMsg && m.Data[0] == unix.AF_INET6 {
+			note(rawnl.Get(m.Data[sizeofNhMsg:], unix.NHA_OIF))
+		}
+	}
+	for _, m := range p.s.Messages[KindRoute] {
+		if len(m.Data) < unix.SizeofRtMsg || m.Data[0] != unix.AF_INET {
+			continue
+		}
+		attrs := m.Data[unix.SizeofRtMsg:]
+		if rawnl.Get(attrs, unix.RTA_VIA) != nil {
+			note(rawnl.Get(attrs, unix.RTA_OIF))
+		}
+		for hop := range nexthopsOf(rawnl.Get(attrs, unix.RTA_MULTIPATH)) {
+			if rawnl.Get(hop[unix.SizeofRtNexthop:], unix.RTA_VIA) != nil {
+				note(hop[4:8])
+			}
+		}
+	}
+	return used
 }
 
 // waits reports whether a route or forwarding entry can't be made before Connect: it goes through a nexthop
@@ -628,8 +738,9 @@ func (p *planner) nexthops() []Op {
 	return append(singles, groups...)
 }
 
-// routes returns the routes, what a gateway is reached by before what goes through it.
-func (p *planner) routes() []Op {
+// routes returns the operations that add the routes, what a gateway is reached by before what goes through it, and those
+// that put them into order then.
+func (p *planner) routes() (add, order []Op) {
 	msgs := p.s.Messages[KindRoute]
 	places := make([]int, 0, len(msgs)) // rank and position: there may be a million of them
 	sleeping := p.sleeping()
@@ -639,27 +750,28 @@ func (p *planner) routes() []Op {
 			places = append(places, r.rank()<<32|i)
 		}
 	}
+	order = p.moves(places)
 	slices.Sort(places)
-	order := make([]int, 0, len(places))
+	sorted := make([]int, 0, len(places))
 	for len(places) > 0 {
 		n := 1
 		for n < len(places) && places[n]>>32 == places[0]>>32 {
 			n++
 		}
-		order = appendSpread(order, places[:n], func(a, b int) bool { return sameDestination(msgs[uint32(a)], msgs[uint32(b)]) })
+		sorted = appendSpread(sorted, places[:n], func(a, b int) bool { return sameList(msgs[uint32(a)], msgs[uint32(b)]) })
 		places = places[n:]
 	}
-	ops := make([]Op, len(order))
-	for i, place := range order {
+	add = make([]Op, len(sorted))
+	for i, place := range sorted {
 		m := msgs[uint32(place)]
 		r, _ := parseRoute(m)
 		request := rawnl.Message{Type: m.Type, Flags: routeAddFlags, Data: m.Data}
 		if !r.asStated() {
 			request = routeAdd(&r)
 		}
-		ops[i] = Op{Verb: "add", Kind: KindRoute, Object: m, Msg: request}
+		add[i] = Op{Verb: "add", Kind: KindRoute, Object: m, Msg: request}
 	}
-	return ops
+	return add, order
 }
 
 // appendSpread appends places in an order that starts everywhere at once: the middle, the quarters, the eighths and so
@@ -735,14 +847,30 @@ func (p *planner) settled() []Op {
 }
 
 // settle compares what a namespace has of a kind with what a batch adds: it returns the operations that are
-// still needed, in the memory of want. Deletions come first, because what is there could stand in the way; only routes are deleted
-// last, because a gateway may have been reached through one that was removed later.
+// still needed, in the memory of want. Deletions come first, because what is there could stand in the way; only routes
+// that are too many are deleted last, because a gateway may have been reached through one that was removed later.
 func settle(kind Kind, have []rawnl.Message, want []Op) []Op {
 	// What is there is little, even where very much is wanted: only that is remembered.
 	surplus := map[string]int{}
-	for _, m := range have {
-		surplus[identity(kind, m)]++
+	var displacedAt map[int]bool
+	if kind == KindRoute {
+		displacedAt = displaced(have, want)
 	}
+	var deletions []Op
+	remove := func(m rawnl.Message) {
+		if del, ok := deletion(kind, m); ok {
+			deletions = append(deletions, Op{Verb: "delete", Kind: kind, Object: m, Msg: del})
+		}
+	}
+	for i, m := range have {
+		if displacedAt[i] {
+			remove(m)
+		} else {
+			surplus[identity(kind, m)]++
+		}
+	}
+	first := deletions
+	deletions = nil
 	ops := want[:0] // in place: there may be a million of them
 	var key []byte
 	for _, op := range want {
@@ -751,27 +879,27 @@ func settle(kind Kind, have []rawnl.Message, want []Op) []Op {
 			surplus[string(key)] = n - 1
 			continue
 		}
+		if op.Verb == "expect" {
+			continue
+		}
 		if kind == KindRoute {
-			if r, err := parseRoute(op.Object); err == nil && r.kernelMade() {
-				continue // it comes with its address; some come a moment later
+			if r, err := parseRoute(op.Object); err == nil && r.family() == unix.AF_INET6 && r.kernelMade() {
+				continue // it comes with its address or its link, a moment later
 			}
 		}
 		ops = append(ops, op)
 	}
-	var deletions []Op
 	for _, m := range slices.Backward(have) { // of equal objects the first ones stay
 		key := identity(kind, m)
 		if surplus[key] == 0 {
 			continue
 		}
 		surplus[key]--
-		if del, ok := deletion(kind, m); ok {
-			deletions = append(deletions, Op{Verb: "delete", Kind: kind, Object: m, Msg: del})
-		}
+		remove(m)
 	}
 	slices.Reverse(deletions)
 	if kind == KindRoute {
-		return append(ops, deletions...)
+		return append(slices.Insert(ops, 0, first...), deletions...)
 	}
 	return append(deletions, ops...)
 }

@@ -1,7 +1,6 @@
 package netstate
 
 import (
-	"bytes"
 	"encoding/binary"
 	"iter"
 	"slices"
@@ -59,15 +58,6 @@ func (r *routeMsg) gatewayed() bool {
 		}
 	}
 	return false
-}
-
-// sameDestination reports whether two dumped routes are to one destination of one table, where the order in which they
-// are added is the order in which they are used.
-func sameDestination(a, b rawnl.Message) bool {
-	ra, errA := parseRoute(a)
-	rb, errB := parseRoute(b)
-	return errA == nil && errB == nil && ra.family() == rb.family() && ra.hdr[1] == rb.hdr[1] && ra.table() == rb.table() &&
-		bytes.Equal(ra.attr(unix.RTA_DST), rb.attr(unix.RTA_DST))
 }
 
 // kernelMade reports whether the route belongs to an address or a link and comes and goes with it: entries
