@@ -12,6 +12,7 @@ import (
 	"math"
 	"path"
 	"reflect"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -124,8 +125,12 @@ func (t *Tree) Name() string {
 // SameSurroundings reports whether two descriptions of a tree ask for the same surroundings: what is made for a tree
 // before its images are there. Its processes may differ.
 func (t *Tree) SameSurroundings(o *Tree) bool {
+	same := func(a, b External) bool {
+		a.Pos = b.Pos // it follows the service
+		return reflect.DeepEqual(a, b)
+	}
 	return t.Dir == o.Dir && t.Root == o.Root && t.PIDNS == o.PIDNS && t.MountNS == o.MountNS && t.ShellJob == o.ShellJob &&
-		reflect.DeepEqual(t.Externals, o.Externals)
+		slices.EqualFunc(t.Externals, o.Externals, same)
 }
 
 // File is a regular file that a tree uses and that CRIU finds again by its path and size.

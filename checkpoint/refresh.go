@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 
 	"github.com/nsmigrate/nsmigrate/checkpoint/proc"
@@ -24,5 +25,27 @@ func (f *Tree) refresh(t *proc.Tree) error {
 		}
 	}
 	f.Files = files
+	f.refreshPositions(t)
 	return nil
+}
+
+// refreshPositions notes where the service is in the files that it got from outside: its next line goes there.
+func (f *Tree) refreshPositions(t *proc.Tree) {
+	for i := range f.Externals {
+		e := &f.Externals[i]
+		if e.Kind != "file" {
+			continue
+		}
+		for j := range t.Processes {
+			p := &t.Processes[j]
+			k := slices.IndexFunc(e.FDs, func(fd FD) bool { return fd.PID == proc.Own(p.NSpid) })
+			if k < 0 {
+				continue
+			}
+			if now, err := proc.Default.FD(p.PID, e.FDs[k].FD); err == nil { // else closed, and another one holds it
+				e.Pos = now.Pos
+				break
+			}
+		}
+	}
 }

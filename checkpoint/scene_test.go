@@ -82,6 +82,7 @@ func services() map[string]func() (any, error) {
 		"log":    func() (any, error) { return net.Dial("unixgram", os.Getenv("LOG_SOCKET")) },
 		"stream": func() (any, error) { return net.Dial("unix", os.Getenv("LOG_SOCKET")) },
 		"file":   func() (any, error) { return os.OpenFile(os.Getenv("DATA_FILE"), os.O_RDWR, 0) },
+		"hold":   func() (any, error) { return holdFiles(os.Getenv("HOLD_DIR")) },
 		"wait":   func() (any, error) { return nil, nil },
 	}
 }

@@ -2,8 +2,10 @@ package restore
 
 import (
 	"fmt"
+	"io"
 	"net"
 	"os"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -24,6 +26,30 @@ func (t *tree) openExternals(stdio []*os.File) error {
 		t.inherit = append(t.inherit, criu.Inherit{Key: e.Key, File: f})
 	}
 	return nil
+}
+
+// seek brings files that were opened while the service ran to where it was in them when it stopped.
+func (t *tree) seek() error {
+	for _, e := range t.facts.Externals {
+		i := slices.IndexFunc(t.inherit, func(in criu.Inherit) bool { return in.Key == e.Key })
+		if i < 0 || e.Kind != "file" {
+			continue
+		}
+		if err := seekTo(t.inherit[i].File, e); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// seekTo goes to where the service was in a file, if that means anything: it does not for devices.
+func seekTo(f *os.File, e checkpoint.External) error {
+	st, err := f.Stat()
+	if err != nil || !st.Mode().IsRegular() || e.Flags&unix.O_APPEND != 0 {
+		return err
+	}
+	_, err = f.Seek(e.Pos, io.SeekStart)
+	return err
 }
 
 func closeAll(list []criu.Inherit) {
@@ -69,11 +95,9 @@ func openFile(e checkpoint.External) (*os.File, error) {
 		return nil, &os.PathError{Op: "open", Path: e.Path, Err: err}
 	}
 	f := os.NewFile(uintptr(fd), e.Path)
-	if e.Pos > 0 && flags&unix.O_APPEND == 0 {
-		if _, err := f.Seek(e.Pos, 0); err != nil {
-			f.Close()
-			return nil, err
-		}
+	if err := seekTo(f, e); err != nil {
+		f.Close()
+		return nil, err
 	}
 	return f, nil
 }

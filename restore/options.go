@@ -55,7 +55,13 @@ type Options struct {
 	Progress checkpoint.Progress              // nil reports nothing
 	Record   func(*Record) error              // nil, or told before the host is changed; an error ends the restore
 	Source   SourceLife                       // "" is that nobody may answer for the service's addresses
+
+	// Brought says that a file is brought here by somebody else, who has it in its place before [Restoration.Restore];
+	// nil is that all files must be here from the beginning.
+	Brought func(path string) bool
 }
+
+func (o *Options) brought(path string) bool { return o.Brought != nil && o.Brought(path) }
 
 // Report tells what a restore did.
 type Report struct {

@@ -51,8 +51,10 @@ func (r *Restoration) preflight(ctx context.Context) error {
 	})
 	g.Go(func() error {
 		for _, t := range r.manifest.Trees {
-			files = append(files, checkpoint.CheckBinaries("/", t.Binaries)...)
-			files = append(files, checkpoint.CheckFiles("/", t.Files)...)
+			binaries := slices.DeleteFunc(slices.Clone(t.Binaries), func(b checkpoint.Binary) bool { return r.opts.brought(b.Path) })
+			open := slices.DeleteFunc(slices.Clone(t.Files), func(f checkpoint.File) bool { return r.opts.brought(f.Path) })
+			files = append(files, checkpoint.CheckBinaries("/", binaries)...)
+			files = append(files, checkpoint.CheckFiles("/", open)...)
 		}
 		return nil
 	})
@@ -156,6 +158,8 @@ func (r *Restoration) checkExternals() []checkpoint.Problem {
 		for _, e := range t.Externals {
 			path := e.Path
 			switch {
+			case r.opts.brought(path):
+				continue
 			case e.Kind == "file" && e.Flags&unix.O_ACCMODE != unix.O_RDONLY:
 				path = filepath.Dir(path) // the file itself can be made
 			case e.Kind == "file", e.Kind == "socket":

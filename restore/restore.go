@@ -153,7 +153,27 @@ func (r *Restoration) prepareTrees(dir string) error {
 	for i := range r.manifest.Trees {
 		t := &tree{index: i, facts: &r.manifest.Trees[i], newPID: r.newPIDs[i]}
 		r.trees = append(r.trees, t)
-		if err := t.prepare(r.criuPath, dir, r.scratch, r.report.NetNS, r.ns, r.opts.Stdio); err != nil {
+		if err := t.prepare(r.criuPath, dir, r.scratch, r.report.NetNS, r.ns); err != nil {
+			return err
+		}
+		if slices.ContainsFunc(t.facts.Externals, func(e checkpoint.External) bool { return r.opts.brought(e.Path) }) {
+			continue // criu gets its files when it starts, and one is not here yet
+		}
+		if err := t.start(r.opts.Stdio); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// awaitFiles makes the criu of every tree wait, with the files in its hands that are here by now.
+func (r *Restoration) awaitFiles() error {
+	for _, t := range r.trees {
+		if t.criu == nil {
+			if err := t.start(r.opts.Stdio); err != nil {
+				return err
+			}
+		} else if err := t.seek(); err != nil {
 			return err
 		}
 	}
@@ -215,6 +235,9 @@ func (r *Restoration) update(ctx context.Context, dir string, m *checkpoint.Mani
 	}
 	for i, t := range r.trees {
 		t.facts = &m.Trees[i]
+	}
+	if err := r.awaitFiles(); err != nil {
+		return err
 	}
 	return r.openImage(dir)
 }

@@ -25,7 +25,8 @@ type tree struct {
 	facts   *checkpoint.Tree
 	newPID  bool // into a pid namespace of its own
 	init    *nsinit.Init
-	root    string // directory that CRIU takes for / where it rebuilds mount namespaces
+	root    string      // directory that CRIU takes for / where it rebuilds mount namespaces
+	config  criu.Config // of its criu
 	criu    *criu.Process
 	session *criu.Session
 	hostPID map[int]int // by pid in the tree's own pid namespace, once it is restored
@@ -35,13 +36,10 @@ type tree struct {
 	terminals []*terminal
 }
 
-// prepare makes the tree's surroundings and starts its criu there.
-func (t *tree) prepare(path, dir, logs, name string, n *ns.NS, stdio []*os.File) error {
+// prepare makes the tree's surroundings.
+func (t *tree) prepare(path, dir, logs, name string, n *ns.NS) error {
 	place, err := t.surround(n, name, logs)
 	if err != nil {
-		return err
-	}
-	if err := t.openExternals(stdio); err != nil {
 		return err
 	}
 	images, err := t.open(filepath.Join(dir, t.facts.Dir))
@@ -56,7 +54,18 @@ func (t *tree) prepare(path, dir, logs, name string, n *ns.NS, stdio []*os.File)
 	if err != nil {
 		return err
 	}
-	t.criu, err = criu.Start(criu.Config{Path: path, Place: place, Images: images, Work: work, Inherit: t.inherit})
+	t.config = criu.Config{Path: path, Place: place, Images: images, Work: work}
+	return nil
+}
+
+// start starts the tree's criu, which gets what takes the place of the files that stayed behind.
+func (t *tree) start(stdio []*os.File) error {
+	if err := t.openExternals(stdio); err != nil {
+		return err
+	}
+	t.config.Inherit = t.inherit
+	var err error
+	t.criu, err = criu.Start(t.config)
 	return err
 }
 

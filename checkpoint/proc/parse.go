@@ -148,6 +148,7 @@ func parseMaps(b []byte) ([]FileMap, error) {
 		}
 		files[i].Exec = files[i].Exec || perms[2] == 'x'
 		files[i].Shared = files[i].Shared || perms[3] == 's'
+		files[i].Written = files[i].Written || perms[1] == 'w' && perms[3] == 's'
 	}
 	return files, nil
 }

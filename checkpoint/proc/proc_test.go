@@ -141,8 +141,8 @@ FutureKey:	whatever
 		Files: []FileMap{
 			{Path: "/usr/bin/odd name", Range: "55aac5623000-55aac5625000", Ino: 247766, Exec: true},
 			{Path: "/usr/lib/cache", Range: "7fd378948000-7fd37894f000", Ino: 325737, Shared: true},
-			{Path: "/memfd:x", Range: "7fd378960000-7fd378961000", Ino: 5, Shared: true, Deleted: true},
-			{Path: "anon_inode:[io_uring]", Range: "7fd378970000-7fd378971000", Ino: 1057, Shared: true},
+			{Path: "/memfd:x", Range: "7fd378960000-7fd378961000", Ino: 5, Shared: true, Written: true, Deleted: true},
+			{Path: "anon_inode:[io_uring]", Range: "7fd378970000-7fd378971000", Ino: 1057, Shared: true, Written: true},
 		},
 	}
 	if !reflect.DeepEqual(got, want) {

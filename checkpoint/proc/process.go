@@ -77,6 +77,7 @@ type FileMap struct {
 	Ino     uint64
 	Exec    bool // some mapping is executable
 	Shared  bool // some mapping is shared
+	Written bool // some mapping is shared and writable
 	Deleted bool
 }
 

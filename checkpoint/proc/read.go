@@ -247,6 +247,38 @@ func (d Dir) Sockets(pid int) (map[int]uint64, error) {
 	return found, nil
 }
 
+// Paths returns the descriptors of a process that are files with a path: much less than [Dir.Read] does, for the moments
+// when the process is frozen. The error is [ErrGone] if there is no such process.
+func (d Dir) Paths(pid int) ([]FD, error) {
+	nums, err := numbers(d.path(pid, "fd"))
+	if err != nil {
+		return nil, gone(pid, err)
+	}
+	var found []FD
+	for _, n := range nums {
+		target, err := os.Readlink(d.path(pid, "fd", strconv.Itoa(n)))
+		if err != nil || !strings.HasPrefix(target, "/") {
+			continue // closed meanwhile, or no path
+		}
+		f, err := d.FD(pid, n)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, gone(pid, err)
+		}
+		found = append(found, f)
+	}
+	return found, nil
+}
+
+// Maps returns the files that a process maps. The error is [ErrGone] if there is no such process.
+func (d Dir) Maps(pid int) ([]FileMap, error) {
+	p := Process{PID: pid}
+	err := d.readMaps(&p)
+	return p.Files, gone(pid, err)
+}
+
 func (d Dir) readMaps(p *Process) error {
 	b, err := os.ReadFile(d.path(p.PID, "maps"))
 	if err != nil {

@@ -31,6 +31,12 @@ at once. The namespace is built over there while the service runs; then the serv
 through memory, and lives over there. If anything fails before that, it goes on here as if nothing had
 happened. There is never a moment with two live copies.
 
+Files that the service has open for writing travel along, and what --ship names: owner, mode, times,
+attributes and holes are kept, and only what is different over there is sent, most of it before the freeze.
+What they replace over there is put back if the migration fails. All other files that the service uses must
+be on the other host already, which is looked at before anything is frozen; programs and libraries have to be
+the same builds.
+
 If the connection breaks in the one moment in which only the other host knows where the service lives, it
 stays frozen and mute here, and nsmigrate asks until it knows. See nsmigrate recover.`,
 			[]string{
@@ -39,6 +45,8 @@ stays frozen and mute here, and nsmigrate asks until it knows. See nsmigrate rec
 				"sudo nsmigrate migrate --netns svc --to ssh://new:2222 --push-binary",
 				"sudo nsmigrate migrate --tree 4711 --to tls://new --tls-ca ca.pem --tls-cert me.pem --tls-key me.key",
 				"sudo nsmigrate migrate --netns svc --to ssh://new --uplink eth0=veth-svc@br1",
+				"sudo nsmigrate migrate --netns svc --to ssh://new --ship /srv/app --ship /etc/app.conf",
+				"sudo nsmigrate migrate --netns svc --to ssh://new --files none   # all data is on shared storage",
 			},
 			statusRefused, statusDumpFailed, statusSourceStuck, statusInDoubt, statusLeftBehind, statusInterrupted),
 		Flags: migrateFlags(),
@@ -58,6 +66,7 @@ func migrateFlags() []cli.Flag {
 		&cli.IntFlag{Name: "tree", Aliases: []string{"t"}, Usage: "move the process tree of `PID` and its network namespace"},
 	}
 	flags = append(flags, remoteFlags()...)
+	flags = append(flags, filesFlags()...)
 	return append(flags,
 		&cli.StringFlag{Name: "to-netns", Usage: "call the network namespace `NAME` over there instead of the name it has"},
 		&cli.StringSliceFlag{Name: "uplink", Usage: "attach the service's interface elsewhere than here: `IF=PEER[@BRIDGE]` names the host's end of a veth and its bridge, IF=DEVICE the device below a macvlan; can be repeated"},
@@ -81,6 +90,8 @@ type migrateRequest struct {
 	spec     checkpoint.Spec
 	opts     checkpoint.Options
 	wish     migrate.Wish
+	files    migrate.Files
+	ship     []string // absolute paths
 	link     link
 	stream   stream.Options
 	handover handover.Options
@@ -111,6 +122,9 @@ func parseMigrate(c *cli.Context) (*migrateRequest, error) {
 		return nil, err
 	}
 	r.link = link{To: to.address.String(), Options: to.opts}
+	if r.files, r.ship, err = parseFiles(c); err != nil {
+		return nil, err
+	}
 	if r.wish.PIDNS, err = restore.ParsePIDNS(c.String("pidns")); err != nil {
 		return nil, &usageError{err: err}
 	}
@@ -136,6 +150,7 @@ type migration struct {
 	Destination *restore.Report        `json:"destination,omitempty"`
 	CRIU        []checkpoint.CRIUStats `json:"criu_statistics,omitempty"`
 	Notes       []string               `json:"notes,omitempty"`
+	Files       *migrate.FilesReport   `json:"files,omitempty"`
 	Stream      stream.Stats           `json:"stream"`
 }
 
@@ -159,7 +174,7 @@ func (u *ui) migrate(ctx context.Context, r *migrateRequest) (err error) {
 	}
 	host, _ := os.Hostname() // for people only
 	s := &migrate.Source{
-		Spec: r.spec, Options: r.opts, Wish: r.wish, Guard: startGuard,
+		Spec: r.spec, Options: r.opts, Wish: r.wish, Files: r.files, Ship: r.ship, Guard: startGuard,
 		About: about{Service: r.spec.String(), From: host, Link: r.link, PID: os.Getpid()},
 	}
 	defer s.Close()
@@ -174,6 +189,9 @@ func (u *ui) migrate(ctx context.Context, r *migrateRequest) (err error) {
 	m := migration{Report: report, Stream: conn.Stats()}
 	if dump := s.Report(); dump != nil {
 		m.CRIU, m.Notes = dump.CRIU, dump.Notes
+	}
+	if m.Files, err = s.FilesReport(report.Wants); err != nil {
+		u.say("note: %v", err)
 	}
 	if report.PeerReport != nil {
 		m.Destination = new(restore.Report)
@@ -197,6 +215,9 @@ func (u *ui) showMigration(r *migrateRequest, m *migration) error {
 	if m.Destination != nil {
 		notes = append(notes, m.Destination.Notes...)
 	}
+	if m.Files != nil {
+		notes = append(notes, m.Files.Notes...)
+	}
 	for _, n := range notes {
 		u.say("note: %s", n)
 	}
@@ -214,7 +235,12 @@ func (u *ui) showMigration(r *migrateRequest, m *migration) error {
 		}
 		fmt.Fprintf(&b, "migrated %s to %s: %s, %s sent, stood still for %s\n", name, r.link.To, pids, size(m.Stream.WireSent), span(m.Blackout))
 	}
+	showFiles(&b, m.Files, m.Outcome == handover.Moved, r.stats || r.handover.DryRun)
 	if r.stats {
+		if f := m.Files; f != nil && m.Outcome == handover.Moved {
+			fmt.Fprintf(&b, "  files: gone through %s while the service ran, and for %s when it stood still: %s changed\n",
+				count(f.Passes, "time", "times"), span(f.FrozenTime), count(f.EntriesFinal, "entry", "entries"))
+		}
 		showPhases(&b, m.Phases)
 		if len(m.PeerPhases) > 0 {
 			b.WriteString("on the destination:\n")

@@ -32,6 +32,9 @@ type serveFlags struct {
 	noAccept  bool
 	ioURing   bool
 	quiet     bool
+	log       string
+	data      string
+	mapped    string
 }
 
 func parseServe(args []string) (serveFlags, error) {
@@ -47,6 +50,9 @@ func parseServe(args []string) (serveFlags, error) {
 	set.BoolVar(&f.mptcp, "mptcp", false, "listen on MPTCP sockets")
 	set.BoolVar(&f.noAccept, "no-accept", false, "leave connections in the accept queue")
 	set.BoolVar(&f.ioURing, "io-uring", false, "hold an io_uring instance")
+	set.StringVar(&f.log, "log", "", "file that gets a line for each exchange; \"-\": standard output")
+	set.StringVar(&f.data, "data", "", "file that says how many exchanges there were")
+	set.StringVar(&f.mapped, "mapped", "", "file that says so too, and is written through memory")
 	set.BoolVar(&f.quiet, "quiet", false, "say nothing")
 	return f, set.Parse(args)
 }
@@ -77,7 +83,11 @@ func serve(args []string) error {
 	if err != nil {
 		return err
 	}
-	return newServer(f, links).run(listeners)
+	s := newServer(f, links)
+	if s.books, err = f.openBooks(); err != nil {
+		return err
+	}
+	return s.run(listeners)
 }
 
 func (f serveFlags) listenTCP() ([]net.Listener, error) {
@@ -107,6 +117,7 @@ func (f serveFlags) listenTCP() ([]net.Listener, error) {
 type server struct {
 	flags serveFlags
 	links links
+	books *books
 
 	mu    sync.Mutex
 	conns map[uint64]*served
@@ -114,7 +125,8 @@ type server struct {
 
 // served is what the server knows of a connection.
 type served struct {
-	conn net.Conn
+	conn  net.Conn
+	books *books
 
 	mu       sync.Mutex
 	received uint64
@@ -174,7 +186,7 @@ func (s *server) serveConn(conn net.Conn) {
 		s.answer(conn, h)
 		return
 	}
-	c := &served{conn: conn}
+	c := &served{conn: conn, books: s.books}
 	s.mu.Lock()
 	s.conns[h.id] = c
 	s.mu.Unlock()
@@ -242,6 +254,9 @@ func (c *served) echo(h hello) error {
 			return fmt.Errorf("wrong byte at %d", off+uint64(i))
 		}
 		c.add(len(buf), 0)
+		if err := c.books.enter(); err != nil {
+			return err
+		}
 		if err := c.send(h, off); err != nil {
 			return err
 		}

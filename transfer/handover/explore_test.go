@@ -350,7 +350,7 @@ func harmless() map[string]string {
 		"destination building rebooted: without enter-aborted":              restart,
 		"destination building rebooted: undo before enter-aborted":          restart,
 		"destination live rebooted: without enter-lost":                     "the tombstone's boot ID says the same",
-		"destination live rebooted: finish before enter-lost":               "the tombstone's boot ID says the same",
+		"destination live rebooted: settle before enter-lost":               restart,
 	}
 }
 

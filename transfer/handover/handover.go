@@ -79,7 +79,8 @@ type Host interface {
 	// GoLive lets it run and answer, and announces it. It can be called again, and is until it returns nil. The report
 	// is for the source.
 	GoLive(ctx context.Context) (report json.RawMessage, err error)
-	// Settle does what has time until the service is live. It can be called again.
+	// Settle does what has time until the service is live. It can be called again. After a restart of the host
+	// ([journal.Content.Rebooted]), which has ended the service, it must touch nothing but what outlives one.
 	Settle(ctx context.Context) error
 	// Undo removes whatever Begin to Prepare did or half did. It can be called again. After a restart of the host
 	// ([journal.Content.Rebooted]) it must touch nothing but what outlives one.
@@ -155,6 +156,9 @@ type Report struct {
 	// From the other host, on the source.
 	PeerPhases []checkpoint.Phase `json:"peer_phases,omitempty"`
 	PeerReport json.RawMessage    `json:"peer_report,omitempty"` // of [Host.GoLive]
+
+	// Wants is that of the destination's [Ready], on a source that only asked ([Options].DryRun).
+	Wants json.RawMessage `json:"-"`
 
 	// Leftover is what could not be removed behind a service that has moved; "nsmigrate recover" tries again.
 	Leftover error `json:"-"`

@@ -518,7 +518,7 @@ func (x *explorer) effect(w moment, role journal.Role, a action) (_ moment, ok b
 		ok = s.copy == kept || s.copy == runs
 		s.copy, w.ran = runs, true
 	case doSettle:
-		ok = s.copy == runs
+		ok = s.copy == runs || s.journal.rebooted
 		w.settled = true
 	case doUndo:
 		s.copy, s.files = none, false
@@ -649,6 +649,8 @@ func untidy(w moment) string {
 	case !d.journal.unfinished() && (d.copy == partial || d.copy == kept),
 		!d.journal.exists() && d.files, d.journal.tombstone() == journal.Aborted && d.files:
 		return "the destination is changed and has no journal"
+	case (d.journal.tombstone() == journal.Live || d.journal.tombstone() == journal.Lost) && !w.settled:
+		return "the destination has not settled and has no journal"
 	case d.journal.unfinished() && d.journal.last() == Prepared && d.copy != kept && !d.journal.rebooted:
 		return "the destination says that it is prepared, and isn't"
 	}

@@ -31,7 +31,9 @@ func Send(ctx context.Context, conn Conn, dir journal.Dir, service Service, o Op
 		return s.concede(context.WithoutCancel(ctx), err)
 	}
 	if s.opts.DryRun {
-		return s.report(Checked), nil
+		r := s.report(Checked)
+		r.Wants = s.wants
+		return r, nil
 	}
 	return s.conclude(context.WithoutCancel(ctx), onRunning)
 }

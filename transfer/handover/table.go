@@ -158,7 +158,7 @@ func protocol() []reaction {
 		{source, in(Running, Frozen, Released, Resumed, Lost), onRebooted, do(enter(Lost), finish)},
 		{source, in(Ended), onRebooted, do(finish)},
 		{destination, in(Building, Prepared, Aborted), onRebooted, do(enter(Aborted), doUndo, finish)},
-		{destination, in(Live, Lost), onRebooted, do(enter(Lost), finish)},
+		{destination, in(Live, Lost), onRebooted, do(enter(Lost), doSettle, finish)},
 
 		// A person who has seen both hosts decides.
 		{source, in(Released), onForceLive, do(enter(Ended), doEnd, finish)},

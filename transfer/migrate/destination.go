@@ -16,6 +16,7 @@ import (
 	"github.com/nsmigrate/nsmigrate/restore"
 	"github.com/nsmigrate/nsmigrate/transfer/handover"
 	"github.com/nsmigrate/nsmigrate/transfer/journal"
+	"github.com/nsmigrate/nsmigrate/transfer/ship"
 )
 
 // Bounds of what a source may send before it is agreed that the service comes.
@@ -31,7 +32,9 @@ type Destination struct {
 	journal *journal.Journal
 	guard   Guard
 
-	offered  []byte // network state
+	offered  []byte            // network state
+	index    *ship.Index       // of the files that come along; nil if none do
+	files    *ship.Destination // which takes them
 	manifest *checkpoint.Manifest
 	state    *netstate.State
 	restore  *restore.Restoration
@@ -46,8 +49,13 @@ type restored struct {
 }
 
 // Store implements [handover.Host].
-func (d *Destination) Store(_ context.Context, name string, size int64, r io.Reader) error {
+func (d *Destination) Store(ctx context.Context, name string, size int64, r io.Reader) error {
 	if d.restored.Images == "" {
+		if name == ship.IndexEntry {
+			var err error
+			d.index, err = ship.ReadIndex(r, ship.Limits{})
+			return err
+		}
 		if name != checkpoint.StateFile || size > maxOffered {
 			return fmt.Errorf("entry %q of %d bytes is no part of an offer", name, size)
 		}
@@ -60,6 +68,9 @@ func (d *Destination) Store(_ context.Context, name string, size int64, r io.Rea
 		}
 		d.offered = b
 		return nil
+	}
+	if ok, err := d.storeFiles(ctx, name, r); ok {
+		return err
 	}
 	if !filepath.IsLocal(name) {
 		return fmt.Errorf("entry %q leads out of the image", name)
@@ -106,14 +117,22 @@ func (d *Destination) Check(ctx context.Context, o *handover.Offer) (*handover.R
 		return d.note()
 	}
 	d.manifest, d.state, d.restored.Uplinks = of.Service, state, opts.Uplinks
+	ready := new(handover.Ready)
+	var w wants
+	if d.index != nil {
+		if w.Files, ready.Problems, err = d.compareFiles(ctx, o.ID); err != nil {
+			return nil, err
+		}
+		opts.Brought = d.index.Has
+	}
 	d.restore, err = restore.Plan(ctx, of.Service, state, opts)
 	if refused, ok := errors.AsType[*checkpoint.RefusedError](err); ok {
-		return &handover.Ready{Problems: refused.Problems}, nil
-	}
-	if err != nil {
+		ready.Problems = append(ready.Problems, refused.Problems...)
+	} else if err != nil {
 		return nil, err
 	}
-	return &handover.Ready{}, nil
+	ready.Wants, err = json.Marshal(w)
+	return ready, err
 }
 
 func parseState(b []byte) (*netstate.State, error) {
@@ -177,6 +196,11 @@ func (d *Destination) Prepare(ctx context.Context, final json.RawMessage) error 
 		return err
 	}
 	d.offered = nil
+	if d.files != nil {
+		if err := d.files.Install(ctx); err != nil {
+			return err
+		}
+	}
 	return d.restore.Restore(ctx, d.restored.Images, m, d.state)
 }
 
@@ -208,19 +232,22 @@ func (d *Destination) goLiveRecorded(ctx context.Context) error {
 
 // Settle implements [handover.Host].
 func (d *Destination) Settle(ctx context.Context) error {
+	if d.journal.Rebooted() {
+		return d.commitFiles(ctx) // all else was in memory
+	}
 	err := d.runHook(ctx)
 	if d.restore != nil {
 		err = errors.Join(err, d.restore.Settle(ctx))
 	} else if d.restored.Record != nil {
 		err = errors.Join(err, d.restored.Record.Settle())
 	}
-	return errors.Join(err, d.removeImages())
+	return errors.Join(err, d.commitFiles(ctx), d.removeImages())
 }
 
 // Undo implements [handover.Host].
 func (d *Destination) Undo(ctx context.Context) error {
 	if d.journal != nil && d.journal.Rebooted() {
-		return nil // all of it was in memory
+		return d.undoFiles(ctx) // all else was in memory
 	}
 	var err error
 	switch {
@@ -230,7 +257,7 @@ func (d *Destination) Undo(ctx context.Context) error {
 	case d.restored.Record != nil:
 		err = d.restored.Record.Undo(ctx)
 	}
-	return errors.Join(err, d.removeImages())
+	return errors.Join(err, d.undoFiles(ctx), d.removeImages())
 }
 
 // runHook tells whoever routes to the service that it is here.
@@ -262,6 +289,9 @@ func (d *Destination) Close() {
 	d.dismiss()
 	if d.restore != nil {
 		d.restore.Close()
+	}
+	if d.files != nil {
+		d.files.Close() //nolint:errcheck // directories
 	}
 }
 

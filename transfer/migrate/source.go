@@ -21,10 +21,13 @@ type Source struct {
 	Spec    checkpoint.Spec
 	Options checkpoint.Options
 	Wish    Wish
-	About   any // for the journals and for people
+	Files   Files    // "" is auto
+	Ship    []string // what travels along besides: absolute paths of files, and of directories with all below them
+	About   any      // for the journals and for people
 	Guard   StartGuard
 
 	service *checkpoint.Service
+	cargo   *cargo // nil if no files travel
 	journal *journal.Journal
 	guard   Guard
 	frozen  bool
@@ -50,11 +53,24 @@ func (s *Source) Offer(ctx context.Context) (*handover.Offer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &handover.Offer{Manifest: manifest, About: about, Attachments: []handover.Attachment{{
+	offer := &handover.Offer{Manifest: manifest, About: about, Attachments: []handover.Attachment{{
 		Name: checkpoint.StateFile,
 		Size: int64(state.Len()),
 		Open: func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(state.Bytes())), nil },
-	}}}, nil
+	}}}
+	return offer, s.offerFiles(ctx, offer)
+}
+
+// offerFiles adds the files that travel along to an offer.
+func (s *Source) offerFiles(ctx context.Context, o *handover.Offer) (err error) {
+	if s.Files == FilesNone && len(s.Ship) == 0 {
+		return nil
+	}
+	s.cargo = &cargo{service: s.service, auto: s.Files != FilesNone, named: s.Ship}
+	if o.Problems, err = s.cargo.survey(ctx); err == nil && len(o.Problems) == 0 {
+		o.Attachments = append(o.Attachments, s.cargo.attachment())
+	}
+	return err
 }
 
 // Begin implements [handover.Service].
@@ -66,7 +82,16 @@ func (s *Source) Begin(_ context.Context, j *journal.Journal) error {
 }
 
 // Precopy implements [handover.Service].
-func (s *Source) Precopy(ctx context.Context, _ json.RawMessage, _ handover.SendEntry) error {
+func (s *Source) Precopy(ctx context.Context, wants json.RawMessage, send handover.SendEntry) error {
+	if s.cargo != nil {
+		files, err := s.cargo.wanted(wants)
+		if err != nil {
+			return err
+		}
+		if err := s.cargo.send(ctx, files, send); err != nil {
+			return err
+		}
+	}
 	return s.service.Prepare(ctx)
 }
 
@@ -75,6 +100,11 @@ func (s *Source) Freeze(ctx context.Context, send handover.SendEntry) (json.RawM
 	s.frozen = true
 	if err := s.service.Freeze(ctx); err != nil {
 		return nil, err
+	}
+	if s.cargo != nil { // nobody in the service writes to the files any more
+		if err := s.cargo.finish(ctx, send); err != nil {
+			return nil, err
+		}
 	}
 	if err := sendTree(ctx, s.service.Image(), send); err != nil {
 		return nil, err
@@ -155,9 +185,26 @@ func (s *Source) Report() *checkpoint.Report {
 	return s.service.Report()
 }
 
+// FilesReport tells which files travelled along, nil if none were to. wants is what the destination wanted, of a
+// migration that was only tried.
+func (s *Source) FilesReport(wants json.RawMessage) (*FilesReport, error) {
+	if s.cargo == nil {
+		return nil, nil
+	}
+	if wants != nil {
+		if _, err := s.cargo.wanted(wants); err != nil {
+			return nil, err
+		}
+	}
+	return &s.cargo.report, nil
+}
+
 // Close releases what the migration needs of this host. A service in doubt stays frozen and mute.
 func (s *Source) Close() {
 	s.dismiss()
+	if s.cargo != nil {
+		s.cargo.close()
+	}
 	if s.service != nil {
 		s.service.Close()
 	}

@@ -1,0 +1,87 @@
+package main
+
+import (
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/nsmigrate/nsmigrate/transfer/migrate"
+)
+
+func filesFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{Name: "files", Value: string(migrate.FilesAuto), Usage: "bring along the files that the service has open for writing, or none but those that --ship names: `auto|none`"},
+		&cli.StringSliceFlag{Name: "ship", Usage: "bring along the file or directory at `PATH` too, with all below it: a directory becomes what it is here, and what it has only over there goes; can be repeated"},
+	}
+}
+
+func parseFiles(c *cli.Context) (files migrate.Files, named []string, err error) {
+	if files, err = migrate.ParseFiles(c.String("files")); err != nil {
+		return "", nil, &usageError{err: err}
+	}
+	for _, p := range c.StringSlice("ship") {
+		if p == "" {
+			return "", nil, usagef("name a file or a directory", "--ship: the path is empty")
+		}
+		p, err := filepath.Abs(p)
+		if err != nil {
+			return "", nil, err
+		}
+		if !slices.Contains(named, p) {
+			named = append(named, p)
+		}
+	}
+	return files, named, nil
+}
+
+// mostPaths is how many of many files are named to people.
+const mostPaths = 10
+
+// showFiles tells people which files travelled along, or would do so.
+func showFiles(b *strings.Builder, f *migrate.FilesReport, moved, list bool) {
+	if f == nil || len(f.Paths) == 0 {
+		return
+	}
+	travel, replaced, removed := "would travel", "would be replaced", "would be removed"
+	if moved {
+		travel, replaced, removed = "travelled", "replaced", "removed"
+	}
+	fmt.Fprintf(b, "%s %s along, %s", count(f.Files, "file", "files"), travel, size(f.Bytes))
+	if moved {
+		fmt.Fprintf(b, ": %s sent, %s of it while the service stood still", size(f.Sent), size(f.SentFrozen))
+	} else {
+		fmt.Fprintf(b, ", of which the destination lacks %s", size(f.Lacked))
+	}
+	for _, n := range []struct {
+		n         int
+		one, many string
+	}{
+		{f.Shared, "is on storage that both hosts see", "are on storage that both hosts see"},
+		{f.Replaced, "different one over there " + replaced, "different ones over there " + replaced},
+		{f.Removed, "that only the destination had " + removed, "that only the destination had " + removed},
+	} {
+		if n.n > 0 {
+			fmt.Fprintf(b, "; %s", count(n.n, n.one, n.many))
+		}
+	}
+	b.WriteString("\n")
+	if !list {
+		return
+	}
+	showSome(b, "  ", f.Paths, len(f.Paths))
+	showSome(b, "  "+removed+": ", f.Examples, f.Removed)
+}
+
+// showSome lists some of n names.
+func showSome(b *strings.Builder, prefix string, names []string, n int) {
+	shown := names[:min(len(names), mostPaths)]
+	for _, name := range shown {
+		fmt.Fprintf(b, "%s%s\n", prefix, name)
+	}
+	if more := n - len(shown); more > 0 && len(shown) > 0 {
+		fmt.Fprintf(b, "%sand %d more\n", prefix, more)
+	}
+}
