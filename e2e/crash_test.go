@@ -127,7 +127,8 @@ func TestCrashMatrix(t *testing.T) {
 	for i := range worlds {
 		t.Run(fmt.Sprintf("part %d", i+1), func(t *testing.T) {
 			w := newWorld(t)
-			w.serve()
+			w.books()
+			w.serve(keepsBooks...)
 			c := w.echo("4", 3)
 			m := &matrix{world: w, links: w.links(), client: c, at: w.A}
 			mac, err := net.ParseMAC(strings.TrimSpace(w.output(w.A, "ip", "netns", "exec", "svc", "cat", "/sys/class/net/eth0/address")))
@@ -186,6 +187,7 @@ func (m *matrix) suffer(x trouble) {
 	l := m.links[to]
 	l.mend() // the trouble before may have ended sooner than that
 	m.Logf("%s", x)
+	files := m.contents(to)
 	stop := filepath.Join(m.Dir, "stop")
 	l.use(m.faultyBin(), "NSMIGRATE_FAULT="+strings.ReplaceAll(x.destination, "=wait", "=wait:"+stop))
 	cmd := exec.Command(m.faultyBin(), "migrate", "--netns", m.svc.Name, "--to", l.address())
@@ -211,7 +213,24 @@ func (m *matrix) suffer(x trouble) {
 	m.client.progress()
 	m.unharmed()
 	m.oneVoice(x, from, to)
+	m.filesFollow(x, from, to, files)
 	m.Logf("  lives on the %s, settled after %v", map[bool]string{true: "source", false: "destination"}[m.at == from], took.Round(time.Millisecond))
+}
+
+// filesFollow demands that the service's files are where it lives, that the source has all of them until it was frozen,
+// and that a destination where it doesn't live has its own files back.
+func (m *matrix) filesFollow(x trouble, from, to *lab.Host, before string) {
+	m.Helper()
+	left := m.entries(from)
+	if m.at == to {
+		if n := m.entries(to); n <= left {
+			m.Errorf("%s: the service's files tell of %d exchanges on the source, and of %d on the destination", x, left, n)
+		}
+		return
+	}
+	if after := m.contents(to); after != before {
+		m.Errorf("%s: the files of the destination were\n%s\nand are\n%s", x, before, after)
+	}
 }
 
 // run starts a program and returns what it will have said.

@@ -49,25 +49,25 @@ func showFiles(b *strings.Builder, f *migrate.FilesReport, moved, list bool) {
 	if moved {
 		travel, replaced, removed = "travelled", "replaced", "removed"
 	}
-	fmt.Fprintf(b, "%s %s along, %s", count(f.Files, "file", "files"), travel, size(f.Bytes))
-	if moved {
-		fmt.Fprintf(b, ": %s sent, %s of it while the service stood still", size(f.Sent), size(f.SentFrozen))
-	} else {
-		fmt.Fprintf(b, ", of which the destination lacks %s", size(f.Lacked))
-	}
-	for _, n := range []struct {
-		n         int
-		one, many string
-	}{
-		{f.Shared, "is on storage that both hosts see", "are on storage that both hosts see"},
-		{f.Replaced, "different one over there " + replaced, "different ones over there " + replaced},
-		{f.Removed, "that only the destination had " + removed, "that only the destination had " + removed},
-	} {
-		if n.n > 0 {
-			fmt.Fprintf(b, "; %s", count(n.n, n.one, n.many))
+	parts := []string{"no file " + travel + " along"}
+	if f.Files > 0 {
+		parts[0] = fmt.Sprintf("%s %s along, %s", count(f.Files, "file", "files"), travel, size(f.Bytes))
+		if moved {
+			parts[0] += fmt.Sprintf(": %s sent, %s of it while the service stood still", size(f.Sent), size(f.SentFrozen))
+		} else {
+			parts[0] += ", of which the destination lacks " + size(f.Lacked)
 		}
 	}
-	b.WriteString("\n")
+	if f.Shared > 0 {
+		parts = append(parts, count(f.Shared, "is", "are")+" on storage that both hosts see")
+	}
+	if f.Replaced > 0 {
+		parts = append(parts, count(f.Replaced, "different one", "different ones")+" over there "+replaced)
+	}
+	if f.Removed > 0 {
+		parts = append(parts, fmt.Sprintf("%d that only the destination had %s", f.Removed, removed))
+	}
+	fmt.Fprintln(b, strings.Join(parts, "; "))
 	if !list {
 		return
 	}

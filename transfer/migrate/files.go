@@ -38,10 +38,10 @@ func ParseFiles(s string) (Files, error) {
 // FilesReport tells which files travelled along, or would do so.
 type FilesReport struct {
 	Paths    []string `json:"paths"`    // what travels by itself or with all below it
-	Files    int      `json:"files"`    // regular ones
-	Bytes    int64    `json:"bytes"`    // of their content
-	Lacked   int64    `json:"lacked"`   // of these, what the destination did not have when it was asked
-	Shared   int      `json:"shared"`   // entries that both hosts see, and that are left alone
+	Files    int      `json:"files"`    // regular ones that are not shared
+	Bytes    int64    `json:"bytes"`    // of their content, when they were looked at first
+	Lacked   int64    `json:"lacked"`   // of these, what the destination did not have
+	Shared   int      `json:"shared"`   // files and directories that both hosts see, and that are left alone
 	Replaced int      `json:"replaced"` // files of the destination that were different
 	Removed  int      `json:"removed"`  // what the destination had in the named directories and the source has not
 	Examples []string `json:"examples,omitempty"`
@@ -109,13 +109,6 @@ func (c *cargo) survey(ctx context.Context) ([]checkpoint.Problem, error) {
 	for _, r := range roots {
 		c.report.Paths = append(c.report.Paths, r.Path)
 	}
-	x := c.source.Index()
-	c.report.Bytes = x.Bytes()
-	for i := range x.Entries {
-		if x.Entries[i].Kind == ship.Regular {
-			c.report.Files++
-		}
-	}
 	return nil, nil
 }
 
@@ -141,11 +134,29 @@ func (c *cargo) wanted(raw json.RawMessage) (*ship.Wants, error) {
 	}
 	r := &c.report
 	r.Lacked, r.Replaced, r.Removed, r.Examples = w.Files.Bytes, w.Files.Replaced, w.Files.Removed, w.Files.Examples
-	r.Shared = 0
-	for _, run := range w.Files.Same {
-		r.Shared += int(run.Count)
-	}
+	c.leaveShared(w.Files.Same)
 	return w.Files, nil
+}
+
+// leaveShared counts what travels and what both hosts see.
+func (c *cargo) leaveShared(same []ship.Run) {
+	x, r := c.source.Index(), &c.report
+	r.Shared, r.Files, r.Bytes = 0, 0, 0
+	for i := range x.Entries {
+		e := &x.Entries[i]
+		for len(same) > 0 && int64(i)-same[0].First >= same[0].Count {
+			same = same[1:]
+		}
+		switch {
+		case len(same) > 0 && int64(i) >= same[0].First:
+			r.Shared++
+		case e.Kind == ship.Regular:
+			r.Files++
+			for _, d := range e.Data {
+				r.Bytes += d.Length
+			}
+		}
+	}
 }
 
 // How often the files are gone through while the service runs, which makes the last time short.
