@@ -45,7 +45,7 @@ func TestRandom(t *testing.T) {
 func seeds(t *testing.T) (first, last uint64) {
 	text := os.Getenv("NSMIGRATE_SEEDS")
 	if text == "" {
-		return 1, 60
+		return 1, 400
 	}
 	from, to, found := strings.Cut(text, "-")
 	if !found {
@@ -79,13 +79,15 @@ type generator struct {
 	devices, bridges                 []string
 	gates4, gates6                   []gate
 	kinds                            []string
+	joined                           map[string]string // see join
+	reflects                         bool              // a port sends frames back; two of them could be a loop
 }
 
 // gate is a gateway and the device by which it is reached.
 type gate struct{ addr, own, dev string }
 
 func randomScript(seed uint64, kinds []string) string {
-	g := &generator{Rand: rand.New(rand.NewPCG(seed, 0)), kinds: kinds}
+	g := &generator{Rand: rand.New(rand.NewPCG(seed, 0)), kinds: kinds, joined: map[string]string{}}
 	early := g.sysctlLines("all", "default")
 	if !g.chance(10) {
 		// Duplicate address detection takes a second and more.
@@ -144,6 +146,23 @@ func (g *generator) line(b *strings.Builder, parts ...string) {
 	}
 }
 
+// join says that frames get from one device to another, and returns false if they already do on another way: bridges in a
+// loop keep the machine busy with a single frame until their namespace is gone.
+func (g *generator) join(a, b string) bool {
+	root := func(dev string) string {
+		for g.joined[dev] != "" {
+			dev = g.joined[dev]
+		}
+		return dev
+	}
+	a, b = root(a), root(b)
+	if a == b {
+		return false
+	}
+	g.joined[a] = b
+	return true
+}
+
 func (g *generator) mac() string {
 	return fmt.Sprintf("02:00:00:00:%02x:%02x", g.IntN(256), g.IntN(256))
 }
@@ -159,16 +178,19 @@ func (g *generator) link(i int) {
 		g.devices = append(g.devices, dev)
 		g.line(&g.links, parts...)
 	}
-	lower := func() string {
-		if len(g.devices) == 0 {
-			return "lo"
+	on := func(dev string) string { // a device for another one on top of it
+		lower := "lo"
+		if len(g.devices) > 0 {
+			lower = g.of(g.devices...)
 		}
-		return g.of(g.devices...)
+		g.join(dev, lower)
+		return lower
 	}
 	kinds := append([]string{"veth", "veth", "bridge", "bridge", "macvlan", "macvtap", "vxlan", "ifb", "tuntap", "uplink"}, g.kinds...)
 	switch kind := g.of(kinds...); kind {
 	case "veth":
 		g.devices = append(g.devices, name("f"))
+		g.join(name("e"), name("f"))
 		add(name("e"), "link add", name("e"), g.common(), "type veth peer name", name("f"), g.maybe("address "+g.mac(), 40))
 	case "bridge":
 		g.bridges = append(g.bridges, name("br"))
@@ -177,13 +199,16 @@ func (g *generator) link(i int) {
 			g.num("vlan_filtering", 0, 1, 30), g.num("mcast_startup_query_count", 1, 9, 20), g.num("fdb_max_learned", 1, 999, 10),
 			g.num("nf_call_iptables", 0, 1, 10), g.num("mcast_igmp_version", 2, 3, 20), g.num("max_age", 600, 4000, 20))
 	case "macvlan", "macvtap":
-		add(name("mv"), "link add", name("mv"), "link", lower(), g.common(), "type", kind, "mode", g.of("private", "vepa", "bridge", "bridge", "passthru"),
+		add(name("mv"), "link add", name("mv"), "link", on(name("mv")), g.common(), "type", kind, "mode", g.of("private", "vepa", "bridge", "bridge", "passthru"),
 			g.num("bcqueuelen", 1, 2000, 20))
 	case "vxlan":
-		to := g.of("", "remote 10.4.0.2", "group 239.1.1.1 dev "+lower(), "external", "local 10.4.0.1", "remote fd04::2")
+		to := g.of("", "remote 10.4.0.2", "group 239.1.1.1", "external", "local 10.4.0.1", "remote fd04::2")
 		id := "id " + strconv.Itoa(1+g.IntN(9999))
-		if to == "external" {
+		switch to {
+		case "external":
 			id = ""
+		case "group 239.1.1.1":
+			to += " dev " + on(name("vx"))
 		}
 		add(name("vx"), "link add", name("vx"), g.common(), "type vxlan", id, to, "dstport", strconv.Itoa(4789+i), g.maybe("nolearning", 30), g.num("ttl", 1, 255, 30),
 			g.num("tos", 1, 255, 20), g.num("ageing", 1, 999, 30), g.maybe("udp6zerocsumrx", 20), g.maybe("proxy", 20), g.maybe("l3miss", 20), g.num("maxaddress", 1, 99, 20))
@@ -192,19 +217,32 @@ func (g *generator) link(i int) {
 	case "tuntap":
 		add(name("tap"), "tuntap add dev", name("tap"), "mode", g.of("tun", "tap"), g.maybe("multi_queue", 30), g.maybe("pi", 30), g.maybe("vnet_hdr", 30), g.num("user", 1, 999, 30), g.num("group", 1, 999, 30))
 	case "uplink":
+		g.join(name("u"), "the bridge of the host")
 		add(name("u"), "link add", name("u"), g.common(), "type veth peer name", name("hu"), g.maybe("address "+g.mac(), 40), "netns $HOST")
 		g.line(&g.host, "host ip link set", name("hu"), g.maybe("master br0", 50), g.maybe("up", 80), "|| true")
 		g.line(&g.host, g.maybe(fmt.Sprintf("host ip addr add 10.%d.0.1/24 dev %s || true", 1+i, name("hu")), 40))
 	case "vlan":
-		add(name("v"), "link add link", lower(), name("v"), g.common(), "type vlan id", strconv.Itoa(1+g.IntN(4000)), g.maybe("protocol 802.1ad", 20), g.maybe("reorder_hdr off", 20), g.maybe("gvrp on", 20))
+		add(name("v"), "link add link", on(name("v")), name("v"), g.common(), "type vlan id", strconv.Itoa(1+g.IntN(4000)), g.maybe("protocol 802.1ad", 20), g.maybe("reorder_hdr off", 20), g.maybe("gvrp on", 20))
 	case "ipvlan":
-		add(name("iv"), "link add link", lower(), name("iv"), "type ipvlan mode", g.of("l2", "l3", "l3s"), g.of("", "private", "vepa"))
+		add(name("iv"), "link add link", on(name("iv")), name("iv"), "type ipvlan mode", g.of("l2", "l3", "l3s"), g.of("", "private", "vepa"))
 	case "vrf":
 		g.bridges = append(g.bridges, name("vrf"))
 		add(name("vrf"), "link add", name("vrf"), "type vrf table", g.of("77", "100", strconv.Itoa(300+i)))
 	case "ipip":
 		add(name("t"), "link add", name("t"), "type ipip local 10.1.0.1 remote", "10.4.0."+strconv.Itoa(i+1), g.num("ttl", 1, 255, 50), g.num("tos", 1, 100, 20))
 	}
+}
+
+// master returns a bridge or vrf to which a device can belong, or none.
+func (g *generator) master(dev string) string {
+	if len(g.bridges) == 0 || slices.Contains(g.bridges, dev) || !g.chance(50) {
+		return ""
+	}
+	master := g.of(g.bridges...)
+	if strings.HasPrefix(master, "br") && !g.join(dev, master) {
+		return ""
+	}
+	return master
 }
 
 // settings gives the links their masters and attributes, and sets most of them up.
@@ -215,11 +253,18 @@ func (g *generator) settings() {
 				g.line(&g.links, append([]string{"link set", dev}, parts...)...)
 			}
 		}
-		if len(g.bridges) > 0 && !slices.Contains(g.bridges, dev) && g.chance(50) {
-			set(100, "master", g.of(g.bridges...))
+		if master := g.master(dev); master != "" {
+			set(100, "master", master)
 			port := g.num("cost", 1, 99, 50)
 			for _, option := range []string{"hairpin", "guard", "root_block", "fastleave", "learning", "flood", "mcast_flood", "bcast_flood", "mcast_to_unicast", "neigh_suppress", "isolated"} {
-				port += g.maybe(" "+option+" "+g.of("on", "off"), 15)
+				text := g.maybe(" "+option+" "+g.of("on", "off"), 15)
+				if text == " hairpin on" {
+					if g.reflects {
+						continue
+					}
+					g.reflects = true
+				}
+				port += text
 			}
 			g.line(&g.bridge, "link set dev", dev, port)
 			g.line(&g.bridge, g.maybe("fdb add "+g.mac()+" dev "+dev+" master "+g.of("static", "permanent")+g.num(" vlan", 1, 5, 20), 40))
