@@ -286,6 +286,10 @@ func Preflight(ctx context.Context, s *State, opts BuildOptions) ([]Loss, error)
 	if err != nil {
 		return nil, fmt.Errorf("preflight: %w", err)
 	}
+	large, err := h.tooLarge(ctx, s, opts.Uplinks)
+	if err != nil {
+		return nil, fmt.Errorf("preflight: %w", err)
+	}
 	fresh, err := freshLinks(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("preflight: %w", err)
@@ -294,7 +298,7 @@ func Preflight(ctx context.Context, s *State, opts BuildOptions) ([]Loss, error)
 	if err != nil {
 		return nil, fmt.Errorf("preflight: %w", err)
 	}
-	return slices.Concat(problems, clashes, misplaced), nil
+	return slices.Concat(problems, clashes, large, misplaced), nil
 }
 
 func (h *host) preflightParent(ctx context.Context, u *Uplink, t UplinkTarget, add func(*Uplink, string, string, ...any)) {

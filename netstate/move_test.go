@@ -289,6 +289,45 @@ func TestPreflight(t *testing.T) {
 	}
 }
 
+// TestPreflightMTU: full packets of the service must get through on the other host.
+func TestPreflightMTU(t *testing.T) {
+	needRoot(t)
+	hostA, source := arrange(t, bridged+`
+		ip link set eth0 mtu 4000
+		host ip link add par mtu 9000 type veth peer name parpeer
+		host ip link add mv0 link par mtu 8000 type macvlan; host ip link set mv0 netns $HOST_TARGET`)
+	s := capture(t, source, hostA)
+	for _, tt := range []struct {
+		name, host string
+		want       []string
+	}{
+		{"nothing on the bridge limits it", "ip link add br0 type bridge; ip link add par mtu 8000 type veth", nil},
+		{"one port takes it", `ip link add br0 type bridge; ip link add par mtu 8000 type veth
+			ip link add p1 mtu 1500 master br0 type veth; ip link add p2 mtu 4000 master br0 type veth`, nil},
+		{"too small", `ip link add br0 type bridge; ip link add par mtu 7999 type veth
+			ip link add p1 mtu 1500 master br0 type veth; ip link add p2 mtu 3999 master br0 type veth`, []string{
+			"uplink eth0: its MTU is 4000, and every port of br0 takes 3999 bytes at most",
+			"uplink mv0: its MTU is 8000, and par takes 7999 bytes at most",
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			host := newNS(t)
+			sh(t, host, tt.host)
+			problems, err := netstate.Preflight(context.Background(), s, netstate.BuildOptions{Host: host})
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got []string
+			for _, p := range problems {
+				got = append(got, p.String())
+			}
+			if !slices.Equal(got, tt.want) {
+				t.Errorf("got %q\nwant %q", got, tt.want)
+			}
+		})
+	}
+}
+
 // TestDiffEmpty compares with a fresh namespace, which nil stands for.
 func TestDiffEmpty(t *testing.T) {
 	needRoot(t)
