@@ -362,6 +362,78 @@ func TestSameStorage(t *testing.T) {
 	}
 }
 
+// On storage that both hosts see and that nobody can tell so of (fuse, 9p), a file is replaced by a copy of itself, while
+// its writer has the original: neither is ever cut off.
+func TestSameStorageUnknown(t *testing.T) {
+	for _, commit := range []bool{true, false} {
+		h := newHosts(t)
+		log := filepath.Join(h.src, "log")
+		put(t, log, "")
+		h.dst = h.src
+		f, err := os.OpenFile(log, os.O_RDWR|os.O_APPEND, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		want := ""
+		holds := func(when string) {
+			t.Helper()
+			held := make([]byte, 100)
+			n, _ := f.ReadAt(held, 0)
+			named, err := os.ReadFile(log)
+			if err != nil || string(held[:n]) != want || string(named) != want {
+				t.Errorf("commit %v, %s: the service's file has %q, that of its name %q, %v, want %q", commit, when, held[:n], named, err, want)
+			}
+		}
+		write := func(line string) {
+			t.Helper()
+			if _, err := f.WriteString(line); err != nil {
+				t.Fatal(err)
+			}
+			want += line
+		}
+		write("first\n")
+		roots := []Root{{Path: "/log", Held: true, Append: true}}
+		s, d := h.survey(roots), h.destination()
+		for mount := range s.volumes.known {
+			s.volumes.known[mount] = volume{remote: true}
+		}
+		s.storages = nil
+		s.index.Storages = nil
+		for i := range s.index.Entries {
+			s.index.Entries[i].Storage, s.index.Entries[i].Inode = 0, 0
+		}
+		write("second\n")
+		h.first(s, d)
+		write("third\n")
+		h.update(s, d, roots)
+		holds("while it runs")
+		write("fourth\n")
+		h.update(s, d, roots)
+		if err := d.Install(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		holds("installed")
+		finish := Undo
+		if commit {
+			finish = Commit
+		}
+		if err := finish(context.Background(), h.dst, h.changes); err != nil {
+			t.Fatal(err)
+		}
+		holds("at the end")
+		h.nothingHidden()
+		held, err := f.Stat()
+		if err != nil {
+			t.Fatal(err)
+		}
+		named, err := os.Stat(log)
+		if err != nil || os.SameFile(held, named) == commit {
+			t.Errorf("commit %v: the name is the original's: %v, %v", commit, !commit, err)
+		}
+	}
+}
+
 // later makes times sure: nothing was changed a moment ago.
 func later(s *Source) {
 	s.opts.now = func() time.Time { return time.Now().Add(time.Hour) }
