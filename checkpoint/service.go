@@ -15,6 +15,7 @@ import (
 	"github.com/nsmigrate/nsmigrate/checkpoint/criu"
 	"github.com/nsmigrate/nsmigrate/checkpoint/lock"
 	"github.com/nsmigrate/nsmigrate/checkpoint/proc"
+	"github.com/nsmigrate/nsmigrate/checkpoint/ptrace"
 	"github.com/nsmigrate/nsmigrate/checkpoint/sidecar"
 	"github.com/nsmigrate/nsmigrate/checkpoint/sockets"
 	"github.com/nsmigrate/nsmigrate/netstate"
@@ -164,7 +165,7 @@ func (s *Service) Prepare(ctx context.Context) error {
 		return err
 	}
 	for _, pid := range s.sessionless {
-		if err := proc.Setsid(pid); err != nil {
+		if err := ptrace.Setsid(pid); err != nil {
 			return s.failed(err)
 		}
 	}
@@ -244,7 +245,10 @@ func (s *Service) Freeze(ctx context.Context) error {
 	}
 	// Locked only now: what came in until the freeze is in the receive queues and wakes the service up at
 	// once when it lives again, while a packet that the lock drops costs its sender a retransmission timeout.
-	if err := s.lock.Hold(ctx); err != nil {
+	var g errgroup.Group
+	g.Go(func() error { return s.lock.Hold(ctx) })
+	g.Go(s.trees.saveContexts)
+	if err := g.Wait(); err != nil {
 		return err
 	}
 	if err := s.trees.freeze(ctx); err != nil {

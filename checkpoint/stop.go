@@ -26,6 +26,11 @@ func (ts trees) stop() error {
 			return fmt.Errorf("stop process %d: %w", t.facts.HostRoot, err)
 		}
 	}
+	return ts.awaitStopped()
+}
+
+// awaitStopped waits until no thread runs that was told to stop.
+func (ts trees) awaitStopped() error {
 	for begun := time.Now(); ; {
 		running, asleep := ts.running()
 		switch {

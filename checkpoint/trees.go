@@ -12,6 +12,7 @@ import (
 
 	"github.com/nsmigrate/nsmigrate/checkpoint/criu"
 	"github.com/nsmigrate/nsmigrate/checkpoint/proc"
+	"github.com/nsmigrate/nsmigrate/checkpoint/ptrace"
 	"github.com/nsmigrate/nsmigrate/checkpoint/sidecar"
 	"github.com/nsmigrate/nsmigrate/checkpoint/sockets"
 	"github.com/nsmigrate/nsmigrate/netstate/ns"
@@ -28,8 +29,10 @@ type tree struct {
 	session   *criu.Session
 	logs      string // criu's work directory
 	files     []*os.File
-	stopped   []int // processes, as the host sees them, that a SIGSTOP of ours keeps from running
-	parentRan bool  // the root's parent was not stopped itself before
+	keeper    *ptrace.FileKeeper // of criu's files, from before the freeze
+	contexts  *ptrace.Contexts   // of the stopped threads
+	stopped   []int              // processes, as the host sees them, that a SIGSTOP of ours keeps from running
+	parentRan bool               // the root's parent was not stopped itself before
 }
 
 // startCRIU starts a criu for every tree, in the place that the tree needs, with its images below dir and
@@ -117,7 +120,11 @@ func (ts trees) request(ctx context.Context, opts Options) error {
 		if t.session, err = t.criu.Dump(o); err != nil {
 			return err
 		}
-		return t.session.Advance(ctx, criu.PreDump)
+		if err = t.session.Advance(ctx, criu.PreDump); err != nil {
+			return err
+		}
+		t.keeper, err = ptrace.KeepFiles(t.criu.PID())
+		return err
 	})
 }
 
@@ -204,65 +211,14 @@ func (t *tree) resume(car *sidecar.Sidecar) error {
 	return err
 }
 
-// mend does what a criu that died could not: it takes the connections of a tree out of repair mode, which
-// makes every read fail, and puts back the options that the mode changes.
-func (t *tree) mend(car *sidecar.Sidecar) error {
-	var errs []error
-	pids := make(map[int]int)
-	for i := range t.live.Processes {
-		p := &t.live.Processes[i]
-		if p.Zombie() {
-			continue
-		}
-		pids[proc.Own(p.NSpid)] = p.PID
-		if err := endRepair(p.PID); err != nil {
-			errs = append(errs, err)
-		}
-	}
-	if car != nil {
-		if _, err := car.Apply(context.Background(), t.index, func(pid int) int { return pids[pid] }); err != nil {
-			errs = append(errs, err)
-		}
-	}
-	return errors.Join(errs...)
-}
-
-// endRepair takes all connections of a process out of repair mode. The probe that the kernel sends meets the
-// lock, and does no harm without it.
-func endRepair(pid int) error {
-	held, err := proc.Default.Sockets(pid)
-	if errors.Is(err, proc.ErrGone) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	lender, err := sockets.OpenLender(pid)
-	if err != nil {
-		return err
-	}
-	defer lender.Close()
-	var errs []error
-	for fd := range held {
-		own, err := lender.Borrow(fd)
-		if err != nil {
-			continue // closed meanwhile
-		}
-		if on, err := unix.GetsockoptInt(own, unix.IPPROTO_TCP, unix.TCP_REPAIR); err == nil && on != 0 {
-			if err := unix.SetsockoptInt(own, unix.IPPROTO_TCP, unix.TCP_REPAIR, unix.TCP_REPAIR_OFF); err != nil {
-				errs = append(errs, fmt.Errorf("end repair mode of descriptor %d of process %d: %w", fd, pid, err))
-			}
-		}
-		unix.Close(own)
-	}
-	return errors.Join(errs...)
-}
-
 // close ends every criu and its files.
 func (ts trees) close() {
 	for _, t := range ts {
 		if t.criu != nil {
 			t.criu.Close()
+		}
+		if t.keeper != nil {
+			t.keeper.Close()
 		}
 		for _, f := range t.files {
 			f.Close()

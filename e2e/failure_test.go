@@ -86,15 +86,63 @@ type harm struct {
 
 func harms(failed int) []harm {
 	return []harm{
-		{"criu is killed", func(w *world, h *lab.Host, _ *running) {
-			for pid := criuPID(h); pid != 0; pid = criuPID(h) {
-				if err := h.Kill(pid, syscall.SIGKILL); !errors.Is(err, os.ErrNotExist) && !errors.Is(err, syscall.ESRCH) {
-					w.check(err)
-				}
-			}
-		}, failed},
+		{"criu is killed", func(w *world, h *lab.Host, _ *running) { w.killCRIU(h) }, failed},
 		{"SIGINT", func(_ *world, _ *lab.Host, r *running) { r.signal(syscall.SIGINT) }, exitInterrupted},
 		{"SIGTERM", func(_ *world, _ *lab.Host, r *running) { r.signal(syscall.SIGTERM) }, exitInterrupted},
+	}
+}
+
+// killCRIU kills whatever CRIU is at work on a host.
+func (w *world) killCRIU(h *lab.Host) {
+	w.Helper()
+	for pid := criuPID(h); pid != 0; pid = criuPID(h) {
+		if err := h.Kill(pid, syscall.SIGKILL); !errors.Is(err, os.ErrNotExist) && !errors.Is(err, syscall.ESRCH) {
+			w.check(err)
+		}
+	}
+}
+
+// A criu that is killed at any time while it holds the service frozen costs the service nothing: neither does a thread
+// stay in criu's code, nor does one run while the connections are criu's.
+func TestCRIUKilledAnyTime(t *testing.T) {
+	w := newWorld(t)
+	w.serve()
+	c := w.echo("4", 5)
+	w.servicePID = w.pid(w.A, "peer", "serve")
+	before := w.snapshot(w.A)
+	killed := 0
+	for i := range 16 {
+		r := w.start(w.A, "dump", "--netns", "svc", "-e", w.image(w.A))
+		r.await(w.A, dumpMoments[1])
+		time.Sleep(time.Duration(i) * time.Millisecond) // the time itself is what is tested
+		w.killCRIU(w.A)
+		result := r.ended()
+		w.removeLogs(w.A, result)
+		if result.Code == exitOK { // it was complete before
+			w.carry(w.A, w.B)
+			w.restore(w.B)
+			break
+		}
+		killed++
+		w.says(result, exitDumpFailed, "criu died", "the source is running as before")
+		w.same(w.A, before)
+		w.isAsBefore(w.A)
+		c.progress()
+		w.unharmed()
+	}
+	if killed == 0 {
+		t.Error("no dump was interrupted")
+	}
+	w.stopAll(c)
+}
+
+// isAsBefore demands that nothing of CRIU is left in the service's memory.
+func (w *world) isAsBefore(h *lab.Host) {
+	w.Helper()
+	maps, err := os.ReadFile(h.Path(fmt.Sprintf("/proc/%d/maps", w.servicePID)))
+	w.check(err)
+	if strings.Contains(string(maps), "CRIU") {
+		w.Errorf("criu left its memory in the service:\n%s", maps)
 	}
 }
 
@@ -123,6 +171,7 @@ func TestDumpFails(t *testing.T) {
 				} else {
 					w.says(result, harm.code)
 					w.same(w.A, before)
+					w.isAsBefore(w.A)
 				}
 				for _, c := range loads {
 					c.progress()

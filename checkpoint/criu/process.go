@@ -83,17 +83,38 @@ func Start(cfg Config) (*Process, error) {
 	}
 	// A session of its own: Ctrl-C on the terminal is for us to handle, not for criu to die of, and a restored
 	// tree without a session joins this one and not that of a shell.
-	p.cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true}
+	var handle int
+	p.cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true, PidFD: &handle}
 	if err := cfg.Place.start(p.cmd); err != nil {
 		ours.Close()
 		conf.Close()
 		return nil, fmt.Errorf("start criu: %w", err)
 	}
 	go func() {
+		awaitExit(handle)
 		p.status = p.cmd.Wait()
+		// Its end of the socket may still be open in another process (ptrace.KeepFiles).
+		if conn, err := ours.SyscallConn(); err == nil {
+			conn.Control(func(fd uintptr) { unix.Shutdown(int(fd), unix.SHUT_RD) }) //nolint:errcheck // closed already
+		}
 		close(p.exited)
 	}()
 	return p, nil
+}
+
+// awaitExit waits for the end of a process by its handle, which it closes. Whoever waits with wait4(2) or waitid(2) may
+// take the stops of a process that another thread of ours traces (ptrace.KeepFiles) for its end.
+func awaitExit(handle int) {
+	if handle < 0 {
+		return // a kernel without handles
+	}
+	defer unix.Close(handle)
+	poll := []unix.PollFd{{Fd: int32(handle), Events: unix.POLLIN}}
+	for {
+		if n, err := unix.Poll(poll, -1); n > 0 || !errors.Is(err, unix.EINTR) {
+			return
+		}
+	}
 }
 
 // start starts the command inside the place. Mount namespaces can only be entered by a thread that shares

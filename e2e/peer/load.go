@@ -104,11 +104,11 @@ func (l *load) open(id uint64) (*conn, error) {
 	return &conn{load: l, id: id, net: nc, kick: make(chan struct{}, 1)}, nil
 }
 
-// dial connects to a service, which may still be starting.
+// dial connects to a service. It may still be starting, and its network too.
 func dial(addr, local string) (net.Conn, error) { return dialNetwork("tcp", addr, local) }
 
 func dialNetwork(network, addr, local string) (net.Conn, error) {
-	d := net.Dialer{Timeout: 10 * time.Second}
+	d := net.Dialer{Timeout: time.Minute}
 	d.SetMultipathTCP(false)
 	if local != "" && network == "tcp" {
 		d.LocalAddr = &net.TCPAddr{IP: net.ParseIP(local)}
@@ -117,7 +117,8 @@ func dialNetwork(network, addr, local string) (net.Conn, error) {
 	}
 	for deadline := time.Now().Add(d.Timeout); ; time.Sleep(20 * time.Millisecond) {
 		conn, err := d.Dial(network, addr)
-		if err == nil || !errors.Is(err, syscall.ECONNREFUSED) || time.Now().After(deadline) {
+		starting := errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.EHOSTUNREACH) || errors.Is(err, syscall.EADDRNOTAVAIL)
+		if !starting || time.Now().After(deadline) {
 			return conn, err
 		}
 	}

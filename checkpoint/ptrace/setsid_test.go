@@ -1,4 +1,4 @@
-package proc_test
+package ptrace_test
 
 import (
 	"os/exec"
@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/nsmigrate/nsmigrate/checkpoint/proc"
+	"github.com/nsmigrate/nsmigrate/checkpoint/ptrace"
 )
 
 // Processes in a system call and in a computation get a session and go on.
@@ -27,7 +28,7 @@ func TestSetsid(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer func() { cmd.Process.Kill(); cmd.Wait() }()
-			if err := proc.Setsid(cmd.Process.Pid); err != nil {
+			if err := ptrace.Setsid(cmd.Process.Pid); err != nil {
 				t.Fatal(err)
 			}
 			p, err := proc.Default.Read(cmd.Process.Pid)
@@ -43,7 +44,7 @@ func TestSetsid(t *testing.T) {
 			if err := cmd.Process.Signal(syscall.Signal(0)); err != nil {
 				t.Error(err)
 			}
-			if err := proc.Setsid(cmd.Process.Pid); err == nil || !strings.Contains(err.Error(), "operation not permitted") {
+			if err := ptrace.Setsid(cmd.Process.Pid); err == nil || !strings.Contains(err.Error(), "operation not permitted") {
 				t.Errorf("a second session: %v", err)
 			}
 		})
