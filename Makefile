@@ -49,7 +49,7 @@ demo: deps criu build ## move a live redis between two hosts made of namespaces 
 	@PATH="$(CURDIR)/bin:$$PATH" $(GO) run ./e2e/demo
 
 .PHONY: test
-test: deps criu lint unit fuzz cross e2e ## everything: install what is missing, lint, and run all tests (root)
+test: deps criu lint unit fuzz cross e2e vm ## everything: install what is missing, lint, and run all tests (root)
 
 .PHONY: lint
 lint: $(GOFUMPT) $(STATICCHECK) $(GOLANGCI_LINT) ## formatting and static checks
@@ -97,10 +97,9 @@ e2e: ## end-to-end tests: hosts of namespaces, real services, real clients (root
 	CGO_ENABLED=1 $(GO) test -c -race -o bin/e2e.test ./e2e
 	cd e2e && ../bin/e2e.test -test.timeout $(E2E_TIMEOUT) -test.run '$(RUN)'
 
-# Not part of `make test` yet: under software emulation some of its kinds settle too late.
 .PHONY: vm
 vm: export CI := true
-vm: ## the kinds that only another kernel has, in a virtual machine (root, 5 minutes)
+vm: ## what only other kernels have, and a move between two of them, in virtual machines (root, 5 minutes)
 	CGO_ENABLED=1 $(GO) test -race -count=1 -timeout 30m ./e2e/vm
 
 .PHONY: bench

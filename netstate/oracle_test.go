@@ -164,7 +164,7 @@ func compareTools(t *testing.T, commands []string, source, target *ns.NS, same *
 	t.Helper()
 	for _, cmd := range differing(t, commands, source, target, same) {
 		var want, got string
-		for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 			want, got = tidyJSON(t, sh(t, source, cmd)), tidyJSON(t, same.Replace(sh(t, target, cmd)))
 			if strings.Contains(cmd, "fdb") || strings.Contains(cmd, "neigh") || strings.Contains(cmd, "-6 -d -j route") || strings.HasSuffix(cmd, anyOrder) { // hash tables; the order of joining
 				want, got = sortLines(want), sortLines(got)

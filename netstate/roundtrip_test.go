@@ -13,6 +13,10 @@ import (
 	"github.com/nsmigrate/nsmigrate/netstate/ns"
 )
 
+// patience is how long a test waits for what the kernel does by itself: more than it takes on a busy machine, and in a
+// virtual machine without hardware acceleration.
+const patience = 3 * time.Minute
+
 // needRoot skips a test that makes namespaces. In CI the lack of root is a failure.
 func needRoot(tb testing.TB) {
 	tb.Helper()
@@ -83,7 +87,7 @@ func reread(tb testing.TB, s *netstate.State) *netstate.State {
 func checkDiff(tb testing.TB, want *netstate.State, again func() *netstate.State) {
 	tb.Helper()
 	var changes []netstate.Change
-	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		if changes = netstate.Diff(want, again()); len(changes) == 0 {
 			return
 		}

@@ -1,9 +1,7 @@
 package vm_test
 
 import (
-	"os"
-	"os/exec"
-	"path/filepath"
+	"context"
 	"testing"
 
 	"github.com/nsmigrate/nsmigrate/e2e/vm"
@@ -54,14 +52,14 @@ move() { # NAMESPACE
 # The client: a shell in a namespace of its own whose connections live through the moves. It asks over
 # descriptors 3 and 4, and this script tells it when over a pipe.
 cat >/tmp/client <<'X'
-	for i in $(seq 100); do
+	while true; do
 		{ exec 3<>/dev/tcp/10.77.0.100/6379 4<>/dev/tcp/10.77.0.101/80; } 2>/dev/null && break
 		sleep 0.2
 	done
 	while read -r _; do
-		printf 'INCR n\r\n' >&3; read -r -t 60 answer <&3; echo "redis $answer"
+		printf 'INCR n\r\n' >&3; read -r -t 300 answer <&3; echo "redis $answer"
 		printf 'GET / HTTP/1.1\r\nHost: x\r\n\r\n' >&4
-		while read -r -t 60 line <&4; do [ "$line" != here ] || break; done
+		while read -r -t 300 line <&4; do [ "$line" != here ] || break; done
 		echo "nginx $line"
 	done
 X
@@ -69,7 +67,7 @@ coproc client { ip netns exec cli bash /tmp/client; }
 ask() {
 	echo >&"${client[1]}"
 	for want in "redis :$1"$'\r' "nginx here"; do
-		read -r -t 100 answer <&"${client[0]}"
+		read -r -t 700 answer <&"${client[0]}"
 		[ "$answer" = "$want" ] || { echo "got $answer instead of $want" >&2; exit 1; }
 	done
 }
@@ -82,17 +80,10 @@ test "$(uids redis)" = "$nobody $nobody $nobody $nobody,"
 test "$(uids nginx)" = "0 0 0 0,$web $web $web $web,$web $web $web $web,"
 `
 
-// TestUsers moves a redis that nobody runs, and an nginx whose workers are another user's than their master.
-func TestUsers(t *testing.T) {
-	needVM(t)
-	share := t.TempDir()
-	build := exec.Command("go", "build", "-o", filepath.Join(share, "nsmigrate"), "github.com/nsmigrate/nsmigrate/cmd/nsmigrate")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build: %v\n%s", err, out)
-	}
-	err := vm.Do(t.Context(), vm.Config{Share: share}, func(m *vm.Machine) error {
-		return m.Run(t.Context(), vm.Command{Args: []string{"bash", "-euc", users}, Env: []string{"SHARE=" + share}, Output: t.Output()})
+// testUsers moves a redis that nobody runs, and an nginx whose workers are another user's than their master.
+func testUsers(t *testing.T, l lane) {
+	err := l.alone(t, func(ctx context.Context, m *vm.Machine) error {
+		return m.Run(ctx, vm.Command{Args: []string{"bash", "-euc", users}, Env: []string{"SHARE=" + l.share}, Output: t.Output()})
 	})
 	if err != nil {
 		t.Error(err)

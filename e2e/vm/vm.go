@@ -39,41 +39,47 @@ var ErrGone = agent.ErrGone
 
 // Config of a [Machine].
 type Config struct {
-	CPUs   int    // default 2
+	Kernel Kernel
+	CPUs   int    // default 1: under emulation a second one costs more than it gives, but two guests side by side don't
 	Memory int    // in MiB; default 2048
-	Share  string // directory that both write, at the same place in the guest; default is one that ends with the Machine
+	Share  string // directory that the machine and its guests write, at the same place in all of them; "" is none
 	NICs   []NIC  // named eth0, eth1 ... in the guest
 }
 
 // NIC is a network card of a guest.
 type NIC struct {
 	MAC   string
-	Cable *os.File // one end of a [Cable], which the Machine gets
+	Cable string // the two cards with the same one are connected
 }
 
-// Cable connects the cards of two guests.
-func Cable() (a, b *os.File, err error) {
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return nil, nil, fmt.Errorf("cable: %w", err)
-	}
-	return os.NewFile(uintptr(fds[0]), "cable"), os.NewFile(uintptr(fds[1]), "cable"), nil
-}
+// Kernel is one of the kernels that guests can run.
+type Kernel int
+
+// They are of different versions.
+const (
+	Newest Kernel = iota // of those in the machine's package sources
+	Older
+)
 
 // Machine is a guest that runs.
 type Machine struct {
-	Share string
-
 	client  *agent.Client
 	line    *os.File // to the agent; the guest ends when it is closed
 	console buffer
 	qemu    *exec.Cmd
 	ended   chan struct{}
-	dir     string // of the Machine's own files
 }
 
-// bootTime is more than a guest ever needs to boot on a busy machine.
-const bootTime = 2 * time.Minute
+const (
+	// attempts is how often something is tried with guests of which one is gone.
+	attempts = 3
+	// bootTime is more than guests ever need to boot on a busy machine.
+	bootTime = 5 * time.Minute
+	// workTime is more than anything that is done with guests takes on a busy machine.
+	workTime = 20 * time.Minute
+	// lastWords is how long a guest whose kernel panics writes on its console at most.
+	lastWords = time.Second
+)
 
 // Needs returns why no guest can run on this machine, or nil.
 func Needs() error {
@@ -91,96 +97,176 @@ func Needs() error {
 	return nil
 }
 
-// Do boots a guest, calls fn and ends the guest. If the guest was gone before fn was done ([ErrGone]), all of it
-// is done once more, and once again.
-func Do(ctx context.Context, config Config, fn func(*Machine) error) error {
-	const attempts = 3
-	var failed error
-	for range attempts {
-		err := once(ctx, config, fn)
-		if err == nil {
-			return nil
-		}
-		failed = errors.Join(failed, err)
-		if !errors.Is(err, ErrGone) || ctx.Err() != nil {
-			break
-		}
-	}
-	return failed
+// Lab has what the guests of a test run share.
+type Lab struct {
+	kernels [2]kernel
+	dir     string // of the lab's own files
+	log     func(format string, args ...any)
 }
 
-func once(ctx context.Context, config Config, fn func(*Machine) error) error {
-	m, err := Boot(ctx, config)
-	if err != nil {
-		return err
-	}
-	return errors.Join(fn(m), m.Close())
-}
-
-// Boot starts a guest and returns when it is ready for commands. The caller closes it.
-func Boot(ctx context.Context, config Config) (*Machine, error) {
-	m, err := start(ctx, config)
-	if err != nil {
-		return nil, fmt.Errorf("boot a virtual machine: %w", err)
-	}
-	ctx, cancel := context.WithTimeout(ctx, bootTime)
-	defer cancel()
-	err = m.client.Ready(ctx)
-	if err == nil && len(config.NICs) > 0 { // nothing in the guest looks for devices
-		err = m.Run(ctx, Command{Args: []string{"modprobe", "virtio_net"}})
-	}
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("boot a virtual machine: %w", err), m.Close())
-	}
-	return m, nil
-}
-
-func start(ctx context.Context, config Config) (m *Machine, err error) {
-	kernel, err := findKernel(ctx)
-	if err != nil {
-		return nil, err
-	}
-	m = &Machine{ended: make(chan struct{})}
-	if m.dir, err = os.MkdirTemp("", "nsmigrate-vm-"); err != nil {
+// NewLab finds kernels, which it fetches if they aren't there, and builds what guests start with. The log is told of
+// guests that are gone. The caller closes it.
+func NewLab(ctx context.Context, log func(format string, args ...any)) (_ *Lab, err error) {
+	l := &Lab{log: log}
+	if l.dir, err = os.MkdirTemp("", "nsmigrate-vm-"); err != nil {
 		return nil, err
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, os.RemoveAll(m.dir))
+			err = errors.Join(err, l.Close())
 		}
 	}()
-	if m.Share = config.Share; m.Share == "" {
-		m.Share = filepath.Join(m.dir, "share")
-		if err := os.Mkdir(m.Share, 0o777); err != nil {
+	if l.kernels, err = findKernels(ctx); err != nil {
+		return nil, err
+	}
+	init := filepath.Join(l.dir, "init")
+	cmd := exec.CommandContext(ctx, "go", "build", "-o", init, "github.com/nsmigrate/nsmigrate/e2e/vm/init")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("build the guests' init: %w\n%s", err, out)
+	}
+	for k := range l.kernels {
+		if err := writeInitrd(l.initrd(Kernel(k)), init, l.kernels[k].modules); err != nil {
 			return nil, err
 		}
 	}
-	initrd, err := m.buildInitrd(ctx, kernel)
+	return l, nil
+}
+
+// Close removes what the lab made.
+func (l *Lab) Close() error { return os.RemoveAll(l.dir) }
+
+func (l *Lab) initrd(k Kernel) string { return filepath.Join(l.dir, fmt.Sprintf("initrd%d", k)) }
+
+// Do boots guests, calls fn with them, in the order of their configs, and ends them. If one does not come up or is gone
+// before fn is done ([ErrGone]), most likely by a panic of its kernel, all of it is done once more, and once again. Any
+// other error of fn is final. An error has what was on the guests' consoles.
+func (l *Lab) Do(ctx context.Context, configs []Config, fn func(context.Context, []*Machine) error) error {
+	for attempt := 1; ; attempt++ {
+		err := l.once(ctx, configs, fn)
+		if err == nil || !errors.Is(err, ErrGone) || attempt == attempts || ctx.Err() != nil {
+			return err
+		}
+		l.log("attempt %d: %v", attempt, err)
+	}
+}
+
+func (l *Lab) once(ctx context.Context, configs []Config, fn func(context.Context, []*Machine) error) error {
+	machines, err := l.start(configs)
+	defer func() {
+		for _, m := range machines {
+			m.end()
+		}
+	}()
+	if err != nil {
+		return fmt.Errorf("start virtual machines: %w", err)
+	}
+	err = bounded(ctx, bootTime, fmt.Errorf("%w: it did not come up in %v", ErrGone, bootTime), func(ctx context.Context) error {
+		for i, m := range machines {
+			if err := m.ready(ctx, &configs[i]); err != nil {
+				return fmt.Errorf("boot virtual machine %d: %w", i, err)
+			}
+		}
+		return nil
+	})
+	if err == nil {
+		err = bounded(ctx, workTime, fmt.Errorf("no end after %v", workTime), func(ctx context.Context) error { return fn(ctx, machines) })
+	}
+	if err == nil {
+		return nil
+	}
+	for i, m := range machines {
+		// Whatever fn made of it: that a guest is gone explains the rest.
+		if m.wait(lastWords) && !errors.Is(err, ErrGone) {
+			err = fmt.Errorf("%w: %w", ErrGone, err)
+		}
+		if text := m.console.tail(); len(text) > 0 {
+			err = fmt.Errorf("%w\nconsole of virtual machine %d:\n%s", err, i, text)
+		}
+	}
+	return err
+}
+
+// bounded calls fn. If it takes too long, its error says so in the given words.
+func bounded(ctx context.Context, limit time.Duration, late error, fn func(context.Context) error) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, late)
+	defer cancel()
+	err := fn(ctx)
+	if cause := context.Cause(ctx); err != nil && errors.Is(cause, late) {
+		err = fmt.Errorf("%w: %w", cause, err)
+	}
+	return err
+}
+
+// start starts guests. Those that it returns with an error run, too.
+func (l *Lab) start(configs []Config) (machines []*Machine, err error) {
+	loose := map[string]*os.File{} // ends of cables
+	defer func() {
+		for _, end := range loose {
+			end.Close()
+		}
+	}()
+	for i := range configs {
+		var cables []*os.File
+		for _, nic := range configs[i].NICs {
+			end := loose[nic.Cable]
+			delete(loose, nic.Cable)
+			if end == nil {
+				if end, loose[nic.Cable], err = socketPair(); err != nil {
+					break
+				}
+			}
+			defer end.Close() // QEMU has a descriptor of its own
+			cables = append(cables, end)
+		}
+		if err != nil {
+			return machines, err
+		}
+		m, err := l.startOne(&configs[i], cables)
+		if err != nil {
+			return machines, err
+		}
+		machines = append(machines, m)
+	}
+	return machines, nil
+}
+
+func (l *Lab) startOne(config *Config, cables []*os.File) (*Machine, error) {
+	line, guest, err := socketPair()
 	if err != nil {
 		return nil, err
 	}
-	line, guest, err := Cable()
-	if err != nil {
-		return nil, err
-	}
-	m.line = line
-	m.qemu = exec.Command("qemu-system-x86_64", arguments(config, kernel, initrd, m.Share)...)
-	m.qemu.ExtraFiles = []*os.File{guest}
-	for _, nic := range config.NICs {
-		m.qemu.ExtraFiles = append(m.qemu.ExtraFiles, nic.Cable)
-	}
+	defer guest.Close()
+	m := &Machine{line: line, ended: make(chan struct{})}
+	m.qemu = exec.Command("qemu-system-x86_64", arguments(config, &l.kernels[config.Kernel], l.initrd(config.Kernel))...)
+	m.qemu.ExtraFiles = append([]*os.File{guest}, cables...)
 	m.qemu.Stdout, m.qemu.Stderr = &m.console, &m.console
 	// It ends with this program, however that ends; a signal at its terminal is for this program alone.
 	m.qemu.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
-	err = m.launch()
-	for _, f := range m.qemu.ExtraFiles {
-		f.Close()
-	}
-	if err != nil {
+	if err := m.launch(); err != nil {
 		return nil, errors.Join(err, line.Close())
 	}
 	m.client = agent.NewClient(line)
 	return m, nil
+}
+
+// socketPair returns two connected sockets.
+func socketPair() (a, b *os.File, err error) {
+	// Go closes a file that somebody reads from at once only if it does not block.
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("pair of sockets: %w", err)
+	}
+	return os.NewFile(uintptr(fds[0]), "socket"), os.NewFile(uintptr(fds[1]), "socket"), nil
+}
+
+// ready waits until the guest takes commands.
+func (m *Machine) ready(ctx context.Context, config *Config) error {
+	err := m.client.Ready(ctx)
+	if err == nil && len(config.NICs) > 0 { // nothing in the guest looks for devices
+		err = m.Run(ctx, Command{Args: []string{"modprobe", "virtio_net"}})
+	}
+	return err
 }
 
 // launch starts QEMU on a thread that stays until it has ended: the signal of a parent's death is about the
@@ -201,33 +287,16 @@ func (m *Machine) launch() error {
 }
 
 // kernel is an unpacked kernel package.
-type kernel struct{ image, modules, release string }
+type kernel struct{ image, modules string }
 
 //go:embed kernel.sh
 var kernelScript string
 
-// findKernel is asked once; its answer holds for all guests of a test run.
-var findKernel = func() func(context.Context) (kernel, error) {
-	var mu sync.Mutex
-	var found *kernel
-	return func(ctx context.Context) (kernel, error) {
-		mu.Lock()
-		defer mu.Unlock()
-		if found != nil {
-			return *found, nil
-		}
-		k, err := fetchKernel(ctx)
-		if err == nil {
-			found = &k
-		}
-		return k, err
-	}
-}()
-
-func fetchKernel(ctx context.Context) (kernel, error) {
+// findKernels returns the kernels in the order of [Kernel].
+func findKernels(ctx context.Context) (kernels [2]kernel, err error) {
 	cache, err := os.UserCacheDir()
 	if err != nil {
-		return kernel{}, err
+		return kernels, err
 	}
 	cmd := exec.CommandContext(ctx, "bash", "-c", kernelScript)
 	cmd.Env = append(os.Environ(), "CACHE="+filepath.Join(cache, "nsmigrate", "vm"))
@@ -235,34 +304,38 @@ func fetchKernel(ctx context.Context) (kernel, error) {
 	cmd.Stderr = &trouble
 	out, err := cmd.Output()
 	if err != nil {
-		return kernel{}, fmt.Errorf("kernel: %w\n%s", err, trouble.Bytes())
+		return kernels, fmt.Errorf("find kernels: %w\n%s", err, trouble.Bytes())
 	}
-	dir := strings.TrimSpace(string(out))
-	images, err := filepath.Glob(filepath.Join(dir, "boot", "vmlinuz-*"))
-	if err != nil || len(images) != 1 {
-		return kernel{}, fmt.Errorf("kernel: %d images in %s", len(images), dir)
+	dirs := strings.Fields(string(out))
+	if len(dirs) != len(kernels) {
+		return kernels, fmt.Errorf("find kernels: got %q", dirs)
 	}
-	release := strings.TrimPrefix(filepath.Base(images[0]), "vmlinuz-")
-	return kernel{image: images[0], modules: filepath.Join(dir, "lib", "modules", release), release: release}, nil
+	for i, dir := range dirs {
+		if kernels[i], err = unpacked(dir); err != nil {
+			return kernels, err
+		}
+	}
+	return kernels, nil
 }
 
-// buildInitrd builds the guest's init and packs it with the modules it needs.
-func (m *Machine) buildInitrd(ctx context.Context, k kernel) (string, error) {
-	program := filepath.Join(m.dir, "init")
-	cmd := exec.CommandContext(ctx, "go", "build", "-o", program, "github.com/nsmigrate/nsmigrate/e2e/vm/init")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("build the guest's init: %w\n%s", err, out)
+// unpacked finds the parts of a kernel that is unpacked in a directory.
+func unpacked(dir string) (kernel, error) {
+	modules, err := filepath.Glob(filepath.Join(dir, "lib", "modules", "*"))
+	if err != nil || len(modules) != 1 {
+		return kernel{}, fmt.Errorf("modules of %d kernels in %s", len(modules), dir)
 	}
-	path := filepath.Join(m.dir, "initrd")
-	return path, writeInitrd(path, program, k.modules)
+	k := kernel{image: filepath.Join(dir, "boot", "vmlinuz-"+filepath.Base(modules[0])), modules: modules[0]}
+	if _, err := os.Stat(k.image); errors.Is(err, os.ErrNotExist) {
+		k.image = filepath.Join(k.modules, "vmlinuz") // its place since Linux 7
+	}
+	return k, nil
 }
 
 // arguments are QEMU's. Descriptor 3 is the agent's line, the following ones are the cables.
-func arguments(config Config, k kernel, initrd, share string) []string {
+func arguments(config *Config, k *kernel, initrd string) []string {
 	cpus, memory := config.CPUs, config.Memory
 	if cpus == 0 {
-		cpus = 2
+		cpus = 1
 	}
 	if memory == 0 {
 		memory = 2048
@@ -273,12 +346,14 @@ func arguments(config Config, k kernel, initrd, share string) []string {
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
 		"-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console",
 		"-kernel", k.image, "-initrd", initrd,
-		"-append", fmt.Sprintf("console=ttyS0 quiet loglevel=3 panic=-1 modules=%s share=%s", filepath.Dir(k.modules), share),
+		"-append", fmt.Sprintf("console=ttyS0 quiet loglevel=3 panic=-1 modules=%s share=%s", filepath.Dir(k.modules), config.Share),
 		"-virtfs", "local,path=/,mount_tag=root,security_model=none,readonly=on,multidevs=remap",
-		"-virtfs", "local,path=" + share + ",mount_tag=share,security_model=none,multidevs=remap",
 		"-device", "virtio-rng-pci",
 		"-device", "virtio-serial-pci",
 		"-chardev", "socket,id=agent,fd=3", "-device", "virtserialport,chardev=agent,name=agent",
+	}
+	if config.Share != "" {
+		args = append(args, "-virtfs", "local,path="+config.Share+",mount_tag=share,security_model=none,multidevs=remap")
 	}
 	for i, nic := range config.NICs {
 		args = append(args,
@@ -289,14 +364,7 @@ func arguments(config Config, k kernel, initrd, share string) []string {
 }
 
 // Run runs a command in the guest to its end. The error of one that failed is an *[ExitError].
-func (m *Machine) Run(ctx context.Context, c Command) error {
-	err := m.client.Run(ctx, c)
-	if errors.Is(err, ErrGone) {
-		m.wait(time.Second) // for its last words on the console
-		return fmt.Errorf("%w; its console:\n%s", err, m.console.tail())
-	}
-	return err
-}
+func (m *Machine) Run(ctx context.Context, c Command) error { return m.client.Run(ctx, c) }
 
 // Shell runs a shell script in the guest and returns what it printed.
 func (m *Machine) Shell(ctx context.Context, script string) (string, error) {
@@ -308,14 +376,13 @@ func (m *Machine) Shell(ctx context.Context, script string) (string, error) {
 	return out.String(), err
 }
 
-// Close ends the guest and removes what it left.
-func (m *Machine) Close() error {
-	err := m.line.Close()
+// end ends the guest.
+func (m *Machine) end() {
+	m.line.Close()
 	if !m.wait(5 * time.Second) { // it powers itself off in less than one, if it still can
 		_ = m.qemu.Process.Kill()
 		<-m.ended
 	}
-	return errors.Join(err, os.RemoveAll(m.dir))
 }
 
 // wait waits until the guest has ended, but not too long.

@@ -163,7 +163,7 @@ func echo(t *testing.T, peer, n *ns.NS) {
 		t.Fatal(err)
 	}
 	defer client.Close()
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	if err := errors.Join(server.SetDeadline(deadline), client.SetDeadline(deadline)); err != nil {
 		t.Fatal(err)
 	}

@@ -63,9 +63,9 @@ func runAgent() error {
 	return agent.Serve(port)
 }
 
-// openPort opens the serial line to the real machine.
+// openPort opens the serial line to the real machine, which comes when its driver and QEMU have agreed on it.
 func openPort() (*os.File, error) {
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
 		ports, err := filepath.Glob("/sys/class/virtio-ports/*/name")
 		if err != nil || len(ports) == 0 {
 			continue
@@ -153,16 +153,18 @@ func boot() error {
 	if err := errors.Join(unix.Chdir("/root"), unix.Mount(".", "/", "", unix.MS_MOVE, ""), unix.Chroot("."), unix.Chdir("/")); err != nil {
 		return fmt.Errorf("enter the root: %w", err)
 	}
-	err = mountAll([]mount{
+	mounts := []mount{
 		{"devpts", "/dev/pts", "devpts", unix.MS_NOSUID | unix.MS_NOEXEC, "gid=5,mode=620,ptmxmode=666"},
 		{"tmpfs", "/dev/shm", "tmpfs", unix.MS_NOSUID | unix.MS_NODEV, "mode=1777"},
 		{"tmpfs", "/run", "tmpfs", unix.MS_NOSUID | unix.MS_NODEV, "mode=755"},
 		{"tmpfs", "/tmp", "tmpfs", unix.MS_NOSUID | unix.MS_NODEV, "mode=1777"},
 		{"cgroup2", "/sys/fs/cgroup", "cgroup2", nothing, ""},
-		{"share", args["share"], "9p", 0, transport},
 		{"", "/", "", unix.MS_REC | unix.MS_SHARED, ""}, // as systemd has it
-	})
-	if err != nil {
+	}
+	if dir := args["share"]; dir != "" {
+		mounts = append(mounts, mount{"share", dir, "9p", 0, transport})
+	}
+	if err := mountAll(mounts); err != nil {
 		return err
 	}
 	return unix.Sethostname([]byte("vm"))
