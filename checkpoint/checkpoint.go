@@ -200,21 +200,24 @@ func writeFile(path string, write func(*os.File) error) error {
 // Scratch makes a directory for an image under way: below dir, or on tmpfs if there is one, since what is
 // written there is written in the blackout.
 func Scratch(dir string) (string, error) {
-	if dir == "" {
-		dir = os.TempDir()
-		for _, candidate := range []string{"/dev/shm", "/run"} {
-			var st unix.Statfs_t
-			if unix.Statfs(candidate, &st) == nil && st.Type == unix.TMPFS_MAGIC && unix.Access(candidate, unix.W_OK) == nil {
-				dir = candidate
-				break
-			}
-		}
-	}
-	path, err := os.MkdirTemp(dir, "nsmigrate-*")
+	path, err := os.MkdirTemp(scratchDir(dir), "nsmigrate-*")
 	if err != nil {
 		return "", fmt.Errorf("make scratch directory: %w", err)
 	}
 	return path, nil
+}
+
+func scratchDir(dir string) string {
+	if dir != "" {
+		return dir
+	}
+	for _, candidate := range []string{"/dev/shm", "/run"} {
+		var st unix.Statfs_t
+		if unix.Statfs(candidate, &st) == nil && st.Type == unix.TMPFS_MAGIC && unix.Access(candidate, unix.W_OK) == nil {
+			return candidate
+		}
+	}
+	return os.TempDir()
 }
 
 // KeepLogs saves criu's logs of an operation from its scratch directory and returns where they are. It returns ""

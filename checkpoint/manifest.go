@@ -57,7 +57,8 @@ type Manifest struct {
 	Host     Host      `json:"host"`
 	Target   Target    `json:"target"`
 	Source   Source    `json:"source"`
-	TCPClose bool      `json:"tcp_close"` // established connections were not saved
+	TCPClose bool      `json:"tcp_close"`        // established connections were not saved
+	Memory   int64     `json:"memory,omitempty"` // bytes that the service had in memory, when it was looked at, and in no file
 	Trees    []Tree    `json:"trees"`
 	Losses   []Loss    `json:"losses,omitempty"` // what was left behind by the user's leave
 	Entries  []Entry   `json:"entries"`          // every other entry of the image
@@ -75,6 +76,8 @@ type Host struct {
 	Kernel string `json:"kernel"`
 	Arch   string `json:"arch"` // GOARCH
 	CRIU   string `json:"criu"` // e.g. "4.2.1"
+
+	CPU []string `json:"cpu,omitempty"` // features of its processors, see [CPUFeatures]; empty if they are not known
 }
 
 // Source is what became of the dumped service.
@@ -302,6 +305,12 @@ func (m *Manifest) Validate() error {
 	if m.Source != SourceStopped && m.Source != SourceRunning {
 		return fmt.Errorf("source %q: want %q or %q", m.Source, SourceStopped, SourceRunning)
 	}
+	if err := m.Host.validate(); err != nil {
+		return fmt.Errorf("host: %w", err)
+	}
+	if m.Memory < 0 {
+		return fmt.Errorf("memory: %d bytes", m.Memory)
+	}
 	if err := m.Target.validate(); err != nil {
 		return fmt.Errorf("target: %w", err)
 	}
@@ -309,6 +318,16 @@ func (m *Manifest) Validate() error {
 		return err
 	}
 	return validateEntries(m.Entries)
+}
+
+// validate wants features of a processor to be words.
+func (h Host) validate() error {
+	for _, f := range h.CPU {
+		if f == "" || len(f) > 64 || strings.Trim(f, "abcdefghijklmnopqrstuvwxyz0123456789_.") != "" {
+			return fmt.Errorf("cpu: %.64q names no feature", f)
+		}
+	}
+	return nil
 }
 
 // validate keeps the name of a namespace from leaving the directory of named namespaces.

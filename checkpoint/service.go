@@ -91,6 +91,11 @@ func (s *Service) survey(ctx context.Context) error {
 	}
 	problems = append(problems, CheckLoopback(s.state)...)
 	problems = append(problems, problemsOf(s.state)...)
+	memory, room, err := s.checkRoom(found.Scanned)
+	if err != nil {
+		return err
+	}
+	problems = append(problems, room...)
 	kept, losses := allow(problems, s.opts.AllowLoss)
 	if err := Refuse("dump", kept); err != nil {
 		return err
@@ -98,6 +103,10 @@ func (s *Service) survey(ctx context.Context) error {
 	s.live, s.sessionless = found.Scanned, found.Sessionless
 	s.report.Notes = found.Notes
 	s.report.Manifest = s.manifest(found.Trees, losses)
+	s.report.Manifest.Memory = memory
+	if s.report.Manifest.Host.CPU, err = CPUFeatures(); err != nil {
+		return fmt.Errorf("dump: %w", err)
+	}
 	binaries, err := ReadBinaries(ctx, found.Scanned)
 	if err != nil {
 		return fmt.Errorf("dump: %w", err)

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -422,6 +423,37 @@ func TestDamagedDirectory(t *testing.T) {
 	w.flip(pages[0])
 	w.same(w.B, before)
 	w.ok(w.B, "restore", "-D", dir)
+	c.progress()
+	w.unharmed()
+	w.stopAll(c)
+}
+
+// A host that has less than that of the image says so before anything is built.
+func TestRestoreOnLess(t *testing.T) {
+	w := newWorld(t)
+	w.serve()
+	c := w.echo("4", 3)
+	dir := filepath.Join(w.B.Dir, "image")
+	w.ok(w.A, "dump", "--netns", "svc", "-D", dir)
+	before := w.snapshot(w.B)
+	manifest := filepath.Join(dir, "manifest.json")
+	good, err := os.ReadFile(manifest)
+	w.check(err)
+	says := func(text string) {
+		w.Helper()
+		w.check(os.WriteFile(manifest, []byte(text), 0o600))
+		w.sh(w.B, "cd %s; sha256sum manifest.json > manifest.sha256", dir)
+	}
+	newer := strings.Replace(string(good), `"cpu": [`, `"cpu": ["future1", "future2",`, 1)
+	says(newer)
+	w.fails(w.B, exitRefused, []string{"cpu", "future1 future2", "--allow-loss cpu"}, "restore", "-D", dir)
+	memory := regexp.MustCompile(`"memory": \d+`)
+	says(memory.ReplaceAllString(newer, `"memory": 9000000000000000`))
+	w.fails(w.B, exitRefused, []string{"future1", "memory of this host", "are available"}, "restore", "-D", dir)
+	w.same(w.B, before)
+	says(newer)
+	r := w.ok(w.B, "restore", "-D", dir, "--allow-loss", "cpu")
+	w.says(r, exitOK, "future1 future2")
 	c.progress()
 	w.unharmed()
 	w.stopAll(c)

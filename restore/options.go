@@ -40,21 +40,22 @@ const SourceAlive SourceLife = "alive"
 
 // Options of a restore. The zero value restores a service as it was on its source host.
 type Options struct {
-	CRIU     string                           // path of criu; "" looks in the private prefix, then on PATH
-	NetNS    string                           // name of the namespace; "" is the name it had
-	Uplinks  map[string]netstate.UplinkTarget // by the interface's name inside; others as on the source host
-	PIDNS    PIDNS                            // "" is auto
-	PIDFile  string                           // gets the roots' pids, one a line
-	TCPClose bool                             // close established connections
-	Force    bool                             // restore although the service's addresses answer on the wire
-	Wait     bool                             // the caller will call [Report.Wait]
-	Stdio    []*os.File                       // what takes the place of terminals and pipes that stayed behind, by descriptor; nil is /dev/null
-	DryRun   bool                             // stop before anything is built
-	Timeout  time.Duration                    // until the service is live; 0 is two minutes
-	Logger   *slog.Logger                     // nil discards
-	Progress checkpoint.Progress              // nil reports nothing
-	Record   func(*Record) error              // nil, or told before the host is changed; an error ends the restore
-	Source   SourceLife                       // "" is that nobody may answer for the service's addresses
+	CRIU      string                           // path of criu; "" looks in the private prefix, then on PATH
+	NetNS     string                           // name of the namespace; "" is the name it had
+	Uplinks   map[string]netstate.UplinkTarget // by the interface's name inside; others as on the source host
+	PIDNS     PIDNS                            // "" is auto
+	PIDFile   string                           // gets the roots' pids, one a line
+	TCPClose  bool                             // close established connections
+	AllowLoss []string                         // kinds of problems ([checkpoint.Problem].Loss) to go on with
+	Force     bool                             // restore although the service's addresses answer on the wire
+	Wait      bool                             // the caller will call [Report.Wait]
+	Stdio     []*os.File                       // what takes the place of terminals and pipes that stayed behind, by descriptor; nil is /dev/null
+	DryRun    bool                             // stop before anything is built
+	Timeout   time.Duration                    // until the service is live; 0 is two minutes
+	Logger    *slog.Logger                     // nil discards
+	Progress  checkpoint.Progress              // nil reports nothing
+	Record    func(*Record) error              // nil, or told before the host is changed; an error ends the restore
+	Source    SourceLife                       // "" is that nobody may answer for the service's addresses
 
 	// Brought says that a file is brought here by somebody else, who has it in its place before [Restoration.Restore];
 	// nil is that all files must be here from the beginning.

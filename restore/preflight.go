@@ -36,7 +36,9 @@ func (r *Restoration) preflight(ctx context.Context) error {
 		if err := criu.Warm(ctx, path); err != nil {
 			return err
 		}
-		problems = append(problems, r.checkHost(version)...)
+		if problems, err = r.checkHost(version); err != nil {
+			return fmt.Errorf("restore: preflight: %w", err)
+		}
 		problems = append(problems, checkpoint.CheckLoopback(r.state)...)
 	}
 	problems = append(problems, r.checkName()...)
@@ -65,10 +67,14 @@ func (r *Restoration) preflight(ctx context.Context) error {
 	if err := g.Wait(); err != nil {
 		return fmt.Errorf("restore: preflight: %w", err)
 	}
-	return checkpoint.Refuse("restore", slices.Concat(problems, network, files, alive))
+	kept, losses := checkpoint.Allow(slices.Concat(problems, network, files, alive), r.opts.AllowLoss)
+	for _, l := range losses {
+		r.tell("%s, and you allowed it", l)
+	}
+	return checkpoint.Refuse("restore", kept)
 }
 
-func (r *Restoration) checkHost(version criu.Version) []checkpoint.Problem {
+func (r *Restoration) checkHost(version criu.Version) ([]checkpoint.Problem, error) {
 	var problems []checkpoint.Problem
 	if arch := r.manifest.Host.Arch; arch != runtime.GOARCH {
 		problems = append(problems, checkpoint.Problem{
@@ -76,10 +82,23 @@ func (r *Restoration) checkHost(version criu.Version) []checkpoint.Problem {
 			Remedy: "restore on a machine of the same architecture",
 		})
 	}
+	lacks, err := checkpoint.CheckCPU(r.manifest.Host.CPU)
+	if err != nil {
+		return nil, err
+	}
+	problems = append(problems, lacks...)
+	room, err := checkpoint.CheckRoom(checkpoint.Needs{
+		Memory: r.manifest.Memory, Processes: true,
+		Image: r.opts.Source == SourceAlive, // else it is here already
+	})
+	if err != nil {
+		return nil, err
+	}
+	problems = append(problems, room...)
 	if made, err := criu.ParseVersion(r.manifest.Host.CRIU); err == nil && version.Less(made) {
 		r.tell("the image was made by CRIU %s, which is newer than this host's %s", made, version)
 	}
-	return problems
+	return problems, nil
 }
 
 // checkName refuses a namespace name that is taken.

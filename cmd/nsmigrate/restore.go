@@ -153,6 +153,7 @@ func restoreFlags() []cli.Flag {
 		&cli.StringFlag{Name: "pidfile", Usage: "write the process ids of the trees' roots to `FILE`, one a line"},
 		&cli.StringFlag{Name: "pidns", Value: string(restore.PIDNSAuto), Usage: "take process ids from the host's pid namespace, from a new one, or from a new one if they are taken: `host|new|auto`"},
 		&cli.BoolFlag{Name: "tcp-close", Usage: "close established TCP connections"},
+		&cli.StringSliceFlag{Name: "allow-loss", Usage: "go on although this host lacks what the source had of these `KIND`s; a refusal names them"},
 		&cli.BoolFlag{Name: "force", Usage: "restore although the service's address answers on the network"},
 		&cli.BoolFlag{Name: "dry-run", Usage: "stop before anything is built"},
 		&cli.BoolFlag{Name: "print-stats", Usage: "print how long each phase took"},
@@ -172,14 +173,15 @@ type restoreRequest struct {
 func parseRestore(c *cli.Context) (*restoreRequest, error) {
 	r := &restoreRequest{
 		opts: restore.Options{
-			CRIU:     c.String("criu"),
-			NetNS:    c.String("netns"),
-			PIDFile:  c.String("pidfile"),
-			TCPClose: c.Bool("tcp-close"),
-			Force:    c.Bool("force"),
-			Wait:     c.Bool("wait"),
-			DryRun:   c.Bool("dry-run"),
-			Timeout:  c.Duration("timeout"),
+			CRIU:      c.String("criu"),
+			NetNS:     c.String("netns"),
+			PIDFile:   c.String("pidfile"),
+			TCPClose:  c.Bool("tcp-close"),
+			AllowLoss: c.StringSlice("allow-loss"),
+			Force:     c.Bool("force"),
+			Wait:      c.Bool("wait"),
+			DryRun:    c.Bool("dry-run"),
+			Timeout:   c.Duration("timeout"),
 		},
 		stats: c.Bool("print-stats"),
 	}

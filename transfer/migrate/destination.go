@@ -111,6 +111,7 @@ func (d *Destination) Check(ctx context.Context, o *handover.Offer) (*handover.R
 	opts := d.Options
 	opts.NetNS, opts.Uplinks, opts.PIDNS = of.Wish.NetNS, of.Wish.Uplinks, of.Wish.PIDNS
 	opts.TCPClose, opts.Force = of.Wish.TCPClose, of.Wish.Force
+	opts.AllowLoss = of.Wish.AllowLoss
 	opts.Source = restore.SourceAlive
 	opts.Record = func(r *restore.Record) error {
 		d.restored.Record = r

@@ -23,11 +23,12 @@ import (
 
 // Wish is what the user of the source wants of the destination.
 type Wish struct {
-	NetNS    string                           `json:"netns,omitempty"` // name of the namespace; "" is the one it has
-	Uplinks  map[string]netstate.UplinkTarget `json:"uplinks,omitempty"`
-	PIDNS    restore.PIDNS                    `json:"pidns,omitempty"`
-	TCPClose bool                             `json:"tcp_close,omitempty"`
-	Force    bool                             `json:"force,omitempty"`
+	NetNS     string                           `json:"netns,omitempty"` // name of the namespace; "" is the one it has
+	Uplinks   map[string]netstate.UplinkTarget `json:"uplinks,omitempty"`
+	PIDNS     restore.PIDNS                    `json:"pidns,omitempty"`
+	TCPClose  bool                             `json:"tcp_close,omitempty"`
+	Force     bool                             `json:"force,omitempty"`
+	AllowLoss []string                         `json:"allow_loss,omitempty"` // kinds of objects and features that may be left behind
 }
 
 // offer is the Manifest of a [handover.Offer].
