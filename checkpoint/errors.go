@@ -12,10 +12,15 @@ type Problem struct {
 	Reason string `json:"reason"` // why it stands in the way
 	Remedy string `json:"remedy"` // what the user can do
 	Loss   bool   `json:"loss"`   // the user may go on without the object (--allow-loss)
+
+	Host string `json:"host,omitempty"` // "destination" if it is that of a migration that says so; "" is this host
 }
 
 func (p Problem) String() string {
 	s := fmt.Sprintf("%s %s: %s", p.Kind, p.Object, p.Reason)
+	if p.Host != "" {
+		s = fmt.Sprintf("on the %s: %s", p.Host, s)
+	}
 	if p.Remedy != "" {
 		s += "\n  hint: " + p.Remedy
 	}

@@ -29,6 +29,13 @@ type Options struct {
 	// Record is told how to put the service back, or to end it, in another process, before it is touched; may be nil.
 	// An error ends the dump.
 	Record func(*Record) error
+
+	// Frozen is called when the service stands still, while CRIU reads it; may be nil. An error ends the dump.
+	Frozen func(context.Context) error
+
+	// Gather has [Open] succeed whatever stands in the way, for somebody who has more to ask before he refuses: see
+	// [Service.Problems]. Unless there are none, such a service must not be dumped.
+	Gather bool
 }
 
 // Store is where an image goes. Dump stages it while the source is frozen and mute, and publishes it when

@@ -31,6 +31,7 @@ type Service struct {
 	report *Report
 	criu   string // path of the program
 
+	problems    []Problem       // see [Options].Gather
 	state       *netstate.State // of the namespace: at first while the service ran, then when it was frozen
 	sessionless []int
 	live        []proc.Tree // in the order of the manifest's trees
@@ -97,8 +98,10 @@ func (s *Service) survey(ctx context.Context) error {
 	}
 	problems = append(problems, room...)
 	kept, losses := allow(problems, s.opts.AllowLoss)
-	if err := Refuse("dump", kept); err != nil {
-		return err
+	if s.problems = kept; !s.opts.Gather {
+		if err := Refuse("dump", kept); err != nil {
+			return err
+		}
 	}
 	s.live, s.sessionless = found.Scanned, found.Sessionless
 	s.report.Notes = found.Notes
@@ -156,6 +159,9 @@ func treeDir(index int) string {
 
 // Manifest describes the service: until Freeze as it was when it was opened.
 func (s *Service) Manifest() *Manifest { return s.report.Manifest }
+
+// Problems are what stands in the way, if [Options].Gather wants to know them before anybody is refused.
+func (s *Service) Problems() []Problem { return s.problems }
 
 // State is the network state of the service's namespace: until Freeze as it was when it was opened.
 func (s *Service) State() *netstate.State { return s.state }
@@ -288,6 +294,9 @@ func (s *Service) dumpTrees(ctx context.Context) error {
 			if err := s.report.Manifest.Trees[i].refresh(&s.live[i]); err != nil {
 				return err
 			}
+		}
+		if s.opts.Frozen != nil {
+			g.Go(func() error { return s.opts.Frozen(gctx) })
 		}
 		car, err = sidecar.Capture(gctx, sidecar.Holders(s.live), s.car)
 		return err

@@ -98,3 +98,23 @@ func TestMigrateBySSH(t *testing.T) {
 		})
 	}
 }
+
+// What stands in the way on either host is told at once, and nothing is touched.
+func TestMigrateRefused(t *testing.T) {
+	w := newWorld(t)
+	w.serve("--io-uring")
+	c := w.echo("4", 1)
+	w.sh(w.B, "ip netns add svc; ip address add %s/24 dev br0", w.svc.IPv4)
+	before := map[*lab.Host]lab.Snapshot{w.A: w.snapshot(w.A), w.B: w.snapshot(w.B)}
+	w.fails(w.A, exitRefused, []string{
+		"io_uring anon_inode", "\non the destination: netns \"svc\": the name is in use", "\non the destination: address " + w.svc.IPv4,
+		"/nonexistent: it does not exist",
+	}, "migrate", "--netns", "svc", "--to", w.linkTo(w.B).address(), "--ship", "/nonexistent")
+	for h, was := range before {
+		w.same(h, was)
+	}
+	c.progress()
+	w.sh(w.B, "ip netns delete svc; ip address delete %s/24 dev br0", w.svc.IPv4)
+	w.unharmed()
+	w.stopAll(c)
+}

@@ -93,25 +93,37 @@ func (s *sender) handOver(ctx context.Context) error {
 
 // awaitReady waits for what the destination says of the offer.
 func (s *sender) awaitReady(ctx context.Context) error {
-	h, err := s.next(ctx, msgReady, msgProblems)
-	if err != nil {
+	theirs, err := s.hearReady(ctx)
+	if err != nil && len(s.offer.Problems) == 0 { // else what is known is enough to stop
 		return err
 	}
-	b, err := decode(h.message, s.id)
-	if err != nil {
-		return err
-	}
-	s.wants = b.Wants
-	if h.message.Type == msgProblems && len(b.Problems) == 0 {
-		return &ProtocolError{Reason: "it refused without a reason"}
-	}
-	if err := checkpoint.Refuse("migrate", slices.Concat(s.offer.Problems, b.Problems)); err != nil {
+	if err := checkpoint.Refuse("migrate", slices.Concat(s.offer.Problems, theirs)); err != nil {
 		return err
 	}
 	if s.opts.DryRun {
 		return s.say(ctx, msgBye, body{})
 	}
 	return nil
+}
+
+// hearReady returns what stands in the way on the destination.
+func (s *sender) hearReady(ctx context.Context) ([]checkpoint.Problem, error) {
+	h, err := s.next(ctx, msgReady, msgProblems)
+	if err != nil {
+		return nil, err
+	}
+	b, err := decode(h.message, s.id)
+	if err != nil {
+		return nil, err
+	}
+	s.wants = b.Wants
+	if h.message.Type == msgProblems && len(b.Problems) == 0 {
+		return nil, &ProtocolError{Reason: "it refused without a reason"}
+	}
+	for i := range b.Problems {
+		b.Problems[i].Host = string(journal.Destination)
+	}
+	return b.Problems, nil
 }
 
 func (s *sender) awaitRunning(ctx context.Context) (err error) {

@@ -27,7 +27,8 @@ type Source struct {
 	Guard   StartGuard
 
 	service *checkpoint.Service
-	cargo   *cargo // nil if no files travel
+	cargo   *cargo             // nil if no files travel
+	send    handover.SendEntry // of [Source.Freeze]
 	journal *journal.Journal
 	guard   Guard
 	frozen  bool
@@ -37,6 +38,8 @@ type Source struct {
 func (s *Source) Offer(ctx context.Context) (*handover.Offer, error) {
 	o := s.Options
 	o.Record = func(r *checkpoint.Record) error { return save(s.journal, serviceFile, r) }
+	o.Frozen = s.sendFinal
+	o.Gather = true
 	var err error
 	if s.service, err = checkpoint.Open(ctx, s.Spec, o); err != nil {
 		return nil, err
@@ -53,7 +56,7 @@ func (s *Source) Offer(ctx context.Context) (*handover.Offer, error) {
 	if err != nil {
 		return nil, err
 	}
-	offer := &handover.Offer{Manifest: manifest, About: about, Attachments: []handover.Attachment{{
+	offer := &handover.Offer{Manifest: manifest, About: about, Problems: s.service.Problems(), Attachments: []handover.Attachment{{
 		Name: checkpoint.StateFile,
 		Size: int64(state.Len()),
 		Open: func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(state.Bytes())), nil },
@@ -62,14 +65,16 @@ func (s *Source) Offer(ctx context.Context) (*handover.Offer, error) {
 }
 
 // offerFiles adds the files that travel along to an offer.
-func (s *Source) offerFiles(ctx context.Context, o *handover.Offer) (err error) {
+func (s *Source) offerFiles(ctx context.Context, o *handover.Offer) error {
 	if s.Files == FilesNone && len(s.Ship) == 0 {
 		return nil
 	}
 	s.cargo = &cargo{service: s.service, auto: s.Files != FilesNone, named: s.Ship}
-	if o.Problems, err = s.cargo.survey(ctx); err == nil && len(o.Problems) == 0 {
+	problems, err := s.cargo.survey(ctx)
+	if err == nil && len(problems) == 0 {
 		o.Attachments = append(o.Attachments, s.cargo.attachment())
 	}
+	o.Problems = append(o.Problems, problems...)
 	return err
 }
 
@@ -97,19 +102,23 @@ func (s *Source) Precopy(ctx context.Context, wants json.RawMessage, send handov
 
 // Freeze implements [handover.Service].
 func (s *Source) Freeze(ctx context.Context, send handover.SendEntry) (json.RawMessage, error) {
-	s.frozen = true
+	s.frozen, s.send = true, send
 	if err := s.service.Freeze(ctx); err != nil {
 		return nil, err
-	}
-	if s.cargo != nil { // nobody in the service writes to the files any more
-		if err := s.cargo.finish(ctx, send); err != nil {
-			return nil, err
-		}
 	}
 	if err := sendTree(ctx, s.service.Image(), send); err != nil {
 		return nil, err
 	}
 	return json.Marshal(s.service.Manifest())
+}
+
+// sendFinal sends what is new about the files when nobody in the service writes to them any more, while CRIU reads the
+// service.
+func (s *Source) sendFinal(ctx context.Context) error {
+	if s.cargo == nil {
+		return nil
+	}
+	return s.cargo.finish(ctx, s.send)
 }
 
 // sendTree sends the files below a directory.

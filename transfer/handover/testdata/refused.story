@@ -10,9 +10,9 @@ Offer
 *checkpoint.RefusedError: migrate refused, nothing was changed:
 process sshd (7): it is traced by gdb
   hint: detach gdb
-address 10.0.0.7: it answers here
+on the destination: address 10.0.0.7: it answers here
   hint: remove it
-pid 7: it is taken
+on the destination: pid 7: it is taken
   hint: --pidns new
 the copy: runs
 
