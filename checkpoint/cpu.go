@@ -13,16 +13,15 @@ import (
 
 // x86Features are the features of x86 processors that programs use by themselves, as /proc/cpuinfo names them: they
 // choose their code by them when they start, or have registers of theirs. These are the ones that CRIU compares with
-// --cpu-cap=fpu,ins, and what newer processors have.
+// --cpu-cap=fpu,ins, without those that no program misses (faster copies, prefetches, HLE), and what
+// newer processors have as far as the kernel shows it.
 const x86Features = `
 	fpu tsc cx8 sep cmov clflush mmx fxsr sse sse2 syscall mmxext fxsr_opt rdtscp 3dnowext 3dnow pni pclmulqdq ssse3
-	fma cx16 sse4_1 sse4_2 movbe popcnt aes xsave avx f16c rdrand lahf_lm abm sse4a misalignsse 3dnowprefetch xop fma4
-	tbm fsgsbase bmi1 hle avx2 bmi2 erms rtm mpx avx512f avx512dq rdseed adx clflushopt clwb avx512pf avx512er avx512cd
-	sha_ni avx512bw avx512vl avx512ifma xsaveopt xsavec xgetbv1 xsaves avx512vbmi avx512_vbmi2 gfni vaes vpclmulqdq
-	avx512_vnni avx512_bitalg avx512_vpopcntdq avx512_vp2intersect avx512_bf16 avx512_fp16 rdpid clzero avx512_4vnniw
-	avx512_4fmaps avx_vnni avx_vnni_int8 avx_vnni_int16 avx_ifma avx_ne_convert amx_tile amx_int8 amx_bf16 amx_fp16
-	amx_complex pku ospke movdiri movdir64b waitpkg serialize enqcmd cldemote fsrm cmpccxadd raoint sha512 sm3 sm4
-	user_shstk avx10 apx_f`
+	fma cx16 sse4_1 sse4_2 movbe popcnt aes xsave avx f16c rdrand lahf_lm abm sse4a misalignsse xop fma4 tbm fsgsbase
+	bmi1 avx2 bmi2 rtm mpx avx512f avx512dq rdseed adx clflushopt clwb avx512pf avx512er avx512cd sha_ni avx512bw
+	avx512vl avx512ifma xsaveopt xsavec xgetbv1 xsaves avx512vbmi avx512_vbmi2 gfni vaes vpclmulqdq avx512_vnni
+	avx512_bitalg avx512_vpopcntdq avx512_vp2intersect avx512_bf16 avx512_fp16 rdpid clzero avx512_4vnniw
+	avx512_4fmaps avx_vnni amx_tile amx_int8 amx_bf16 pku ospke movdiri movdir64b waitpkg serialize enqcmd`
 
 // CPUFeatures returns what the processors of this host have that programs depend on, sorted; nothing for a kind of
 // processor of which that is not known.
