@@ -76,6 +76,10 @@ func cases() []netCase {
 			ip nexthop add id 7 via 10.7.0.9 dev br7
 			ip route add 192.0.2.0/24 nhid 7; ip route add 198.51.100.0/24 via 10.7.0.8
 			echo 1 > /proc/sys/net/ipv6/conf/br7/ignore_routes_with_linkdown`},
+		{"bridges without ports or carrier", `
+			ip link add br1 type bridge stp_state 1; ip link add br2 type bridge priority 777; ip link set br2 up
+			ip link add br3 type bridge; ip link add br4 type bridge; ip link set br4 address 02:00:00:00:00:04 up
+			ip link add br5 type bridge; ip link add p5 type veth peer name q5; ip link set p5 master br5; ip link set p5 nomaster; ip link set br5 up`},
 		{"addresses of links on top of a bridge", `
 			ip link add br7 type bridge priority 7; ip link set br7 up
 			ip link add mv0 link br7 type macvtap mode passthru; ip link set mv0 up

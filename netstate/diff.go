@@ -33,6 +33,7 @@ func (c Change) String() string {
 // namespace and nobody altered, and the addresses that the kernel draws by lot.
 func Diff(a, b *State) []Change {
 	b = b.redrawn(a)
+	a = a.redrawn(b) // where that of b is none
 	var changes []Change
 	for _, k := range kinds() {
 		changes = append(changes, diffKind(k, a, b)...)

@@ -37,6 +37,7 @@ func kindCases() []kindCase {
 			ip link add low.5 link low type vlan id 5 reorder_hdr off gvrp on mvrp on loose_binding on ingress-qos-map 1:2 2:3 egress-qos-map 4:5 6:7
 			ip link add low.6 link low mtu 1400 type vlan protocol 802.1ad id 6
 			ip link add low.6.7 link low.6 address 02:00:00:00:67:67 type vlan id 7
+			ip link add low.8 link low type vlan id 8 reorder_hdr off
 			ip link set low.5 up; ip link set low.6 up; ip link set low.6.7 up
 			ip addr add 10.5.0.1/24 dev low.5; ip addr add 10.67.0.1/24 dev low.6.7; ip route add default via 10.5.0.9`, ""},
 		{"vlan on a bridge", "vlan", `
@@ -222,6 +223,14 @@ func kindCases() []kindCase {
 			bridge fdb add 02:00:00:00:00:01 dev p1 master static vlan 100
 			bridge fdb add 02:00:00:00:00:02 dev vx0 dst 10.4.0.9 src_vni 1000 vni 1000 self
 			bridge mdb add dev br7 port p1 grp 239.1.1.1 permanent vid 200`, ""},
+		{"bridge with entries of no vlan", "vlan", `
+			ip link add br7 type bridge vlan_filtering 0; ip link add p1 type veth peer name q1; ip link set p1 master br7
+			for d in q1 p1 br7; do ip link set $d addrgenmode none; ip link set $d up; done
+			bridge vlan add dev p1 vid 100; bridge vlan add dev br7 vid 100 self
+			bridge fdb add 02:00:00:00:00:01 dev p1 master static; bridge fdb add 02:00:00:00:00:02 dev br7 self
+			bridge vlan add dev p1 vid 200; bridge fdb del 02:00:00:00:00:01 dev p1 master vlan 1
+			bridge mdb add dev br7 port p1 grp 239.1.1.1 permanent; bridge mdb add dev br7 port p1 grp ff15::7 permanent
+			ip link set br7 type bridge vlan_filtering 1 mcast_vlan_snooping 1; bridge mdb add dev br7 port p1 grp 239.1.1.2 permanent vid 100`, ""},
 		{"bridge with options of vlans", "vlan", `
 			ip link add br7 type bridge vlan_filtering 1 mcast_vlan_snooping 1 mcast_snooping 1
 			ip link add p1 type veth peer name q1; ip link set p1 master br7 up; ip link set q1 up; ip link set br7 up

@@ -21,6 +21,9 @@ func fixData(kind string, data []rawnl.Attr) []rawnl.Attr {
 				data[i].Data = binary.NativeEndian.AppendUint32(slices.Clone(a.Data[:4]), vlanFlags)
 			}
 		}
+		if _, ok := rawnl.Find(data, unix.IFLA_VLAN_FLAGS); !ok { // none, which is not what a new link has
+			data = append(data, rawnl.Attr{Type: unix.IFLA_VLAN_FLAGS, Data: binary.NativeEndian.AppendUint32(make([]byte, 4), vlanFlags)})
+		}
 	case "geneve":
 		// A number in both directions, but its mere presence makes a request's IFLA_GENEVE_TTL be ignored.
 		return slices.DeleteFunc(data, func(a rawnl.Attr) bool { return a.Kind() == unix.IFLA_GENEVE_TTL_INHERIT && allZero(a.Data) })

@@ -12,20 +12,21 @@ import (
 	"github.com/nsmigrate/nsmigrate/netstate/rawnl"
 )
 
-// Addresses by lot. A new bridge has an address that the kernel drew by lot, and a carrier. The carrier goes with the
-// last of its ports, and also when anybody states its address or its priority (br_port_state_selection in
-// net/bridge/br_stp.c), and nothing but a port brings it back. So a bridge that has a carrier and no port was never
-// given an address, and can't be given that of its like without losing the carrier, and with it its nexthops and the
-// use of the routes through it. Such a bridge is made as it was made before: the kernel draws another address, and
-// whatever else has the old one (VLANs on the bridge, forwarding entries) gets the new one. The address of a bridge
-// without ports is on no wire, and the first port that it gets changes it anyway.
+// Addresses by lot. A new bridge has an address that the kernel drew by lot, which it gives up for that of its first port,
+// and no address in its identifier. If anybody states its address, it has that for good, and in its identifier too; and a
+// bridge without ports loses its carrier (br_stp_change_bridge_id and br_port_state_selection in net/bridge), and with it
+// its nexthops and the use of the routes through it. So the address of a bridge whose identifier has none is not stated:
+// the kernel draws another one, and whatever else has the old one (VLANs on the bridge, forwarding entries) gets the new
+// one. The address of a bridge without ports is on no wire, and the first port that it gets changes it anyway. A bridge that
+// lost its last port has an address of zeros, which nobody can state.
 
 // drawn returns the bridges whose address the kernel drew, with the address, by index.
 func drawn(links []link) map[int32]net.HardwareAddr {
 	var lots map[int32]net.HardwareAddr
 	for i := range links {
 		l := &links[i]
-		if l.kind != "bridge" || !l.carrier() || len(l.mac()) == 0 || slices.ContainsFunc(links, func(port link) bool { return port.master == l.index }) {
+		id, _ := rawnl.Find(l.data, unix.IFLA_BR_BRIDGE_ID) // the priority, and the address
+		if l.kind != "bridge" || len(id) != 8 || !allZero(id[2:]) || len(l.mac()) == 0 {
 			continue
 		}
 		if lots == nil {
@@ -54,7 +55,7 @@ func (l *link) carrier() bool {
 // readdress returns messages with the addresses of one draw in the place of those of another.
 func readdress(m rawnl.Message, from, to map[int32]net.HardwareAddr) rawnl.Message {
 	for index, mac := range from {
-		if other := to[index]; len(other) == len(mac) && bytes.Contains(m.Data, mac) {
+		if other := to[index]; len(other) == len(mac) && !allZero(mac) && bytes.Contains(m.Data, mac) {
 			m.Data = bytes.ReplaceAll(m.Data, mac, other)
 		}
 	}
@@ -114,7 +115,7 @@ func (b *builder) readdress(ctx context.Context, ops []Op) ([]Op, error) {
 		b.redrawn = to
 		for index, mac := range to {
 			if !bytes.Equal(mac, b.lots[index]) {
-				b.log.Info("a bridge without ports has its carrier, and another address", "link", b.names[index], "address", mac, "source", b.lots[index])
+				b.log.Info("a bridge without ports has another address", "link", b.names[index], "address", mac, "source", b.lots[index])
 			}
 		}
 	}

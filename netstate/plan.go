@@ -100,6 +100,8 @@ func Plan(s *State, site Site) ([]Batch, error) {
 		{Name: "order of routes", Ops: order},
 		{Name: "rules", Settle: KindRule, Ops: p.replay(KindRule, ruleAdd)},
 		{Name: "forwarding entries", Settle: KindFDB, Ops: p.fdb()},
+		p.surplusFDB(),
+		{Name: "multicast forwarding entries of no VLAN", Ops: p.mdbWithoutVLAN()},
 		{Name: "multicast forwarding entries", Settle: KindMDB, Ops: p.replay(KindMDB, mdbAdd)},
 		{Name: "final address flags", Ops: p.settled()},
 		p.lateSysctls(),
@@ -293,8 +295,8 @@ func (p *planner) createOne(l *link, done map[int32]bool) (*Op, error) {
 	}
 	info := []rawnl.Attr{strAttr(unix.IFLA_INFO_KIND, l.kind)}
 	drop := slices.Concat(rule.drop, rule.late)
-	if p.lots[l.index] != nil {
-		drop = append(drop, unix.IFLA_BR_PRIORITY) // it is the usual one
+	if p.lots[l.index] != nil && l.carrier() {
+		drop = append(drop, unix.IFLA_BR_PRIORITY) // it is the usual one; stated, it takes the carrier away
 	}
 	if data := rawnl.Without(l.data, drop...); len(data) > 0 {
 		info = append(info, nest(unix.IFLA_INFO_DATA, fixData(l.kind, data)...))
@@ -602,6 +604,48 @@ func (p *planner) fdb() []Op {
 		if rawnl.Get(n.attrs, unix.NDA_MASTER) == nil && p.byIdx[n.index()].kind == "bridge" {
 			ops[i].Verb = "expect"
 		}
+	}
+	return ops
+}
+
+// surplusFDB looks at the forwarding entries once more if some of them name no VLAN while ports have VLANs: the bridge
+// added each of those to all VLANs.
+func (p *planner) surplusFDB() Batch {
+	batch := Batch{Name: "forwarding entries of more VLANs than there were"}
+	without := slices.ContainsFunc(p.s.Messages[KindFDB], func(m rawnl.Message) bool {
+		n, err := parseNeigh(m)
+		return err == nil && rawnl.Get(n.attrs, unix.NDA_MASTER) != nil && rawnl.Get(n.attrs, unix.NDA_VLAN) == nil
+	})
+	if without && len(p.s.Messages[KindBridgeVLAN]) > 0 {
+		batch.Settle, batch.Ops = KindFDB, p.fdb()
+	}
+	return batch
+}
+
+// mdbWithoutVLAN returns the entries that name no VLAN of bridges that filter by VLAN. Such a bridge would add them to
+// each VLAN instead, so that it has to stop filtering for a moment.
+func (p *planner) mdbWithoutVLAN() []Op {
+	entries := map[int32][]Op{} // by bridge
+	for _, op := range p.replay(KindMDB, mdbAdd) {
+		if entry, _, ok := mdbEntry(op.Object); ok && entry[6] == 0 && entry[7] == 0 {
+			index := int32(binary.NativeEndian.Uint32(op.Object.Data[4:]))
+			entries[index] = append(entries[index], op)
+		}
+	}
+	var ops []Op
+	for i := range p.links {
+		l := &p.links[i]
+		filters, _ := rawnl.Find(l.data, unix.IFLA_BR_VLAN_FILTERING)
+		if l.kind != "bridge" || len(entries[l.index]) == 0 || allZero(filters) {
+			continue
+		}
+		set := func(data ...rawnl.Attr) Op {
+			info := nest(unix.IFLA_LINKINFO, strAttr(unix.IFLA_INFO_KIND, l.kind), nest(unix.IFLA_INFO_DATA, data...))
+			return Op{Verb: "set", Kind: KindLink, Object: p.msgs[l.index], Msg: encodeLink(unix.AF_UNSPEC, l.index, 0, 0, []rawnl.Attr{info})}
+		}
+		ops = append(ops, set(rawnl.Attr{Type: unix.IFLA_BR_VLAN_FILTERING, Data: []byte{0}}))
+		ops = append(ops, entries[l.index]...)
+		ops = append(ops, set(fixData(l.kind, only(l.data, l.rule().late...))...))
 	}
 	return ops
 }
