@@ -176,7 +176,7 @@ func (u *ui) migrate(ctx context.Context, r *migrateRequest) (err error) {
 	}
 	host, _ := os.Hostname() // for people only
 	s := &migrate.Source{
-		Spec: r.spec, Options: r.opts, Wish: r.wish, Files: r.files, Ship: r.ship, Guard: startGuard,
+		Spec: r.spec, Options: r.opts, Wish: r.wish, Files: r.files, Ship: r.ship, Progress: progress, Guard: startGuard,
 		About: about{Service: r.spec.String(), From: host, Link: r.link, PID: os.Getpid()},
 	}
 	defer s.Close()

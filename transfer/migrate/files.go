@@ -66,7 +66,10 @@ type cargo struct {
 	auto    bool     // what the service writes to travels
 	named   []string // this does too
 	source  *ship.Source
+	random  map[string]bool // files that the service can write to anywhere
 	report  FilesReport
+
+	progress checkpoint.Progress // may be nil
 }
 
 // roots lists what travels at this moment.
@@ -83,9 +86,7 @@ func (c *cargo) roots() ([]ship.Root, error) {
 		return nil, err
 	}
 	for _, n := range notes {
-		if !slices.Contains(c.report.Notes, n) {
-			c.report.Notes = append(c.report.Notes, n)
-		}
+		c.note("%s", n)
 	}
 	for _, h := range held {
 		if !slices.Contains(c.named, h.Path) {
@@ -93,6 +94,13 @@ func (c *cargo) roots() ([]ship.Root, error) {
 		}
 	}
 	return roots, nil
+}
+
+// note tells people something, once.
+func (c *cargo) note(format string, args ...any) {
+	if n := fmt.Sprintf(format, args...); !slices.Contains(c.report.Notes, n) {
+		c.report.Notes = append(c.report.Notes, n)
+	}
 }
 
 // survey looks at all that travels while the service runs.
@@ -106,10 +114,22 @@ func (c *cargo) survey(ctx context.Context) ([]checkpoint.Problem, error) {
 		return problems, err
 	}
 	c.report.Notes = append(c.report.Notes, c.source.Notes()...)
+	c.random = make(map[string]bool)
 	for _, r := range roots {
 		c.report.Paths = append(c.report.Paths, r.Path)
+		c.random[r.Path] = r.Held && !r.Append
 	}
 	return nil, nil
+}
+
+// long is how much is read in about a second.
+const long = 1 << 30
+
+func dataOf(e *ship.Entry) (n int64) {
+	for _, d := range e.Data {
+		n += d.Length
+	}
+	return n
 }
 
 // attachment is the list of what travels.
@@ -151,9 +171,12 @@ func (c *cargo) leaveShared(same []ship.Run) {
 		case len(same) > 0 && int64(i) >= same[0].First:
 			r.Shared++
 		case e.Kind == ship.Regular:
+			n := dataOf(e)
 			r.Files++
-			for _, d := range e.Data {
-				r.Bytes += d.Length
+			r.Bytes += n
+			if c.random[e.Path] && n >= long {
+				c.note("%s has %d GiB, and the service can write anywhere in it: it is read once more while the service stands still",
+					e.Path, n/long)
 			}
 		}
 	}
@@ -167,7 +190,9 @@ const (
 
 // send sends what the destination lacks, and then what changes meanwhile, until little is left or it gets no less.
 func (c *cargo) send(ctx context.Context, wants *ship.Wants, send handover.SendEntry) error {
-	stats, err := c.source.Send(ctx, wants, ship.SendFunc(send))
+	stats, err := c.source.Send(ctx, wants, func(ctx context.Context, name string, size int64, r io.Reader) error {
+		return send(ctx, name, size, &watched{r: r, total: wants.Bytes, progress: c.progress})
+	})
 	if err != nil {
 		return err
 	}
@@ -186,6 +211,27 @@ func (c *cargo) send(ctx context.Context, wants *ship.Wants, send handover.SendE
 		last = took
 	}
 	return nil
+}
+
+// watched tells how far the reading of a stream is. A stream has a little more than the content that total counts.
+type watched struct {
+	r           io.Reader
+	done, total int64
+	progress    checkpoint.Progress
+	told        time.Time
+}
+
+// tellEvery is how often it is told.
+const tellEvery = 100 * time.Millisecond
+
+func (w *watched) Read(p []byte) (int, error) {
+	n, err := w.r.Read(p)
+	w.done += int64(n)
+	if w.progress != nil && time.Since(w.told) >= tellEvery {
+		w.progress.Bytes(min(w.done, w.total), w.total)
+		w.told = time.Now()
+	}
+	return n, err
 }
 
 // finish sends what has changed until the service was frozen.

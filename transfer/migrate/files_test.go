@@ -7,7 +7,9 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
+	"time"
 
 	"github.com/nsmigrate/nsmigrate/transfer/journal"
 	"github.com/nsmigrate/nsmigrate/transfer/ship"
@@ -149,6 +151,60 @@ func TestFilesOfAnotherProcess(t *testing.T) {
 		})
 	}
 }
+
+// Whoever wants a large file to travel learns that the service will stand still for it, unless both hosts see it.
+func TestLargeFileIsNoted(t *testing.T) {
+	h := newHosts(t)
+	src, _, err := ship.Survey(context.Background(), []ship.Root{{Path: h.path, Held: true}}, ship.SurveyOptions{Root: h.source})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &cargo{source: src, random: map[string]bool{h.path: true}}
+	defer c.close()
+	x := src.Index()
+	at := len(x.Entries) - 1
+	x.Entries[at].Size, x.Entries[at].Data = 5<<30, []ship.Extent{{Offset: 1 << 30, Length: 3 << 30}}
+	for _, same := range [][]ship.Run{{{First: int64(at), Count: 1}}, nil, nil} {
+		b, err := json.Marshal(wants{Files: &ship.Wants{Same: same}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.wanted(b); err != nil {
+			t.Fatal(err)
+		}
+		if noted := len(c.report.Notes) == 1; noted != (same == nil) {
+			t.Errorf("shared %v: notes %q", same, c.report.Notes)
+		}
+	}
+	if c.report.Bytes != 3<<30 || c.report.Files != 1 {
+		t.Errorf("%+v", c.report)
+	}
+}
+
+// The progress of what is sent never goes beyond its end, and comes to it.
+func TestProgressOfFiles(t *testing.T) {
+	var told []int64
+	w := &watched{r: bytes.NewReader(make([]byte, 100)), total: 90, progress: teller(func(done, total int64) {
+		told = append(told, done)
+		if total != 90 {
+			t.Errorf("the total is %d", total)
+		}
+	})}
+	for _, n := range []int{60, 60} {
+		w.told = time.Time{}
+		if _, err := w.Read(make([]byte, n)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !slices.Equal(told, []int64{60, 90}) {
+		t.Errorf("told %v", told)
+	}
+}
+
+type teller func(done, total int64)
+
+func (teller) Phase(string)                 { panic("a phase") }
+func (tell teller) Bytes(done, total int64) { tell(done, total) }
 
 // A destination can't make the source count what it does not have, nor send what it is not to send.
 func TestHostileWants(t *testing.T) {

@@ -18,13 +18,14 @@ import (
 
 // Source is the service of a migration on the host where it lives. It implements [handover.Service].
 type Source struct {
-	Spec    checkpoint.Spec
-	Options checkpoint.Options
-	Wish    Wish
-	Files   Files    // "" is auto
-	Ship    []string // what travels along besides: absolute paths of files, and of directories with all below them
-	About   any      // for the journals and for people
-	Guard   StartGuard
+	Spec     checkpoint.Spec
+	Options  checkpoint.Options
+	Wish     Wish
+	Files    Files               // "" is auto
+	Ship     []string            // what travels along besides: absolute paths of files, and of directories with all below them
+	Progress checkpoint.Progress // told how much of the files is sent; may be nil
+	About    any                 // for the journals and for people
+	Guard    StartGuard
 
 	service *checkpoint.Service
 	cargo   *cargo             // nil if no files travel
@@ -69,7 +70,7 @@ func (s *Source) offerFiles(ctx context.Context, o *handover.Offer) error {
 	if s.Files == FilesNone && len(s.Ship) == 0 {
 		return nil
 	}
-	s.cargo = &cargo{service: s.service, auto: s.Files != FilesNone, named: s.Ship}
+	s.cargo = &cargo{service: s.service, auto: s.Files != FilesNone, named: s.Ship, progress: s.Progress}
 	problems, err := s.cargo.survey(ctx)
 	if err == nil && len(problems) == 0 {
 		o.Attachments = append(o.Attachments, s.cargo.attachment())
