@@ -59,10 +59,5 @@ func apply(ctx context.Context, c *rawnl.Conn, n *ns.NS, plan []rawnl.Message) e
 }
 
 func send(ctx context.Context, c *rawnl.Conn, verb string, msgs []rawnl.Message) error {
-	err := c.Apply(ctx, msgs)
-	var refused *rawnl.Error
-	if errors.As(err, &refused) && refused.Index >= 0 && refused.Index < len(msgs) {
-		return fmt.Errorf("%s %s: %w", verb, Describe(msgs[refused.Index]), err)
-	}
-	return err
+	return rawnl.Named(c.Apply(ctx, msgs), msgs, func(m rawnl.Message) string { return verb + " " + Describe(m) })
 }

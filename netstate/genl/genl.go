@@ -13,9 +13,7 @@ package genl
 import (
 	"context"
 	"encoding/hex"
-	"errors"
 	"fmt"
-	"net"
 	"slices"
 	"strings"
 
@@ -159,28 +157,10 @@ func Apply(ctx context.Context, n *ns.NS, plan []rawnl.Message) error {
 		}
 		requests[i].Type = id
 	}
-	err = nl.Apply(ctx, requests)
-	if refused, ok := errors.AsType[*rawnl.Error](err); ok && refused.Index >= 0 && refused.Index < len(plan) {
-		return fmt.Errorf("apply %s: %w", Describe(plan[refused.Index], namesIn(n)), err)
-	}
-	if err != nil {
-		return fmt.Errorf("apply: %w", err)
+	if err := nl.Apply(ctx, requests); err != nil {
+		return fmt.Errorf("apply: %w", rawnl.Named(err, plan, func(m rawnl.Message) string { return Describe(m, n.LinkName) }))
 	}
 	return nil
-}
-
-// namesIn returns a function that looks a device up in a namespace.
-func namesIn(n *ns.NS) func(int32) string {
-	return func(index int32) string {
-		name := fmt.Sprintf("if%d", index)
-		_ = n.Do(func() error {
-			if dev, err := net.InterfaceByIndex(int(index)); err == nil {
-				name = dev.Name
-			}
-			return nil
-		})
-		return name
-	}
 }
 
 // Validate reports whether a message can be one of a capture: a request that makes an object of a family that this

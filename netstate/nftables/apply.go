@@ -2,7 +2,6 @@ package nftables
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"golang.org/x/sys/unix"
@@ -22,14 +21,8 @@ func Apply(ctx context.Context, n *ns.NS, plan []rawnl.Message) error {
 		return fmt.Errorf("apply nftables: %w", err)
 	}
 	defer c.Close()
-	err = c.Transaction(ctx, unix.NFNL_SUBSYS_NFTABLES, plan)
-	var refused *rawnl.Error
-	switch {
-	case err == nil:
-		return nil
-	case errors.As(err, &refused) && refused.Index >= 0 && refused.Index < len(plan):
-		return fmt.Errorf("apply nftables: add %s: %w", Describe(plan[refused.Index]), err)
-	default:
-		return fmt.Errorf("apply nftables: commit: %w", err)
+	if err := c.Transaction(ctx, unix.NFNL_SUBSYS_NFTABLES, plan); err != nil {
+		return fmt.Errorf("apply nftables: %w", rawnl.Named(err, plan, func(m rawnl.Message) string { return "add " + Describe(m) }))
 	}
+	return nil
 }

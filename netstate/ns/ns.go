@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -200,6 +201,18 @@ func (n *NS) Close() error { return n.file.Close() }
 
 // String returns the kernel's notation, "net:[INODE]".
 func (n *NS) String() string { return fmt.Sprintf("net:[%d]", n.inode) }
+
+// LinkName returns the name of the interface that has an index in the namespace, or ip(8)'s notation if there is none.
+func (n *NS) LinkName(index int32) string {
+	name := fmt.Sprintf("if%d", index)
+	_ = n.Do(func() error {
+		if dev, err := net.InterfaceByIndex(int(index)); err == nil {
+			name = dev.Name
+		}
+		return nil
+	})
+	return name
+}
 
 // Do runs fn on a thread that is inside the namespace. Sockets that fn opens belong to the namespace for
 // good; goroutines that fn starts do not run inside it. No other goroutine is ever scheduled on a thread that is
