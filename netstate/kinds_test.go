@@ -38,7 +38,7 @@ func kindCases() []kindCase {
 			ip link add low.6 link low mtu 1400 type vlan protocol 802.1ad id 6
 			ip link add low.6.7 link low.6 address 02:00:00:00:67:67 type vlan id 7
 			ip link add low.8 link low type vlan id 8 reorder_hdr off
-			ip link set low.5 up; ip link set low.6 up; ip link set low.6.7 up
+			ip link set low.5 up; ip link set low.6 up; ip link set low.6.7 up; ip link set low.8 up
 			ip addr add 10.5.0.1/24 dev low.5; ip addr add 10.67.0.1/24 dev low.6.7; ip route add default via 10.5.0.9`, ""},
 		{"vlan on a bridge", "vlan", `
 			ip link add br7 type bridge vlan_filtering 1; ip link add p1 type veth peer name q1; ip link set p1 master br7

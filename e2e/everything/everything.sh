@@ -55,14 +55,14 @@ ip -6 rule add from fd00::/8 lookup 77 pref 100; ip -6 rule del pref 32766; ip -
 ip neigh replace 10.30.0.7 lladdr 02:00:00:00:00:07 dev va nud permanent; ip neigh replace fd30::7 lladdr 02:00:00:00:00:07 dev va nud permanent router
 ip neigh replace 10.30.0.5 lladdr 02:00:00:00:00:05 dev va extern_learn; ip neigh add proxy 10.30.0.77 dev va; ip -6 neigh add proxy fd30::77 dev va
 
-# --- packet filters, sets, connections ---
+# --- packet filters, sets, connections: what the kernel sends by itself changes none of them ---
 ipset create blocked hash:net timeout 0 comment counters; ipset add blocked 10.66.0.0/16 comment bad; ipset create ports bitmap:port range 0-100; ipset add ports 80
 ipset create all list:set; ipset add all blocked
 nft -f - <<X
 	table inet filter {
 		comment "all of it"
 		set blocked { type ipv4_addr; flags interval; elements = { 10.66.0.0/16, 192.0.2.7 }; }
-		set seen { type ipv4_addr; flags dynamic,timeout; timeout 10h; size 999; }
+		set seen { type ipv4_addr; flags dynamic,timeout; timeout 10h; size 999; elements = { 192.0.2.77 } }
 		map where { type inet_service : verdict; elements = { 80 : accept, 81 : jump other }; }
 		counter hits { }
 		quota much { over 75 mbytes }
@@ -74,12 +74,12 @@ nft -f - <<X
 			ct state established,related accept
 			ip saddr @blocked counter name hits drop
 			tcp dport vmap @where
-			update @seen { ip saddr limit rate 18/second }
+			ip saddr 10.66.0.7 update @seen { ip saddr limit rate 18/second }
 			ip saddr 10.66.0.9 limit name few quota name much log prefix "much "
 			tcp dport 21 ct helper set "ftp"
 		}
-		chain early { type filter hook prerouting priority raw; udp dport { 4789, 5353 } notrack; ip protocol igmp notrack; }
-		chain late { type filter hook output priority raw; udp dport { 4789, 5353 } notrack; ip protocol igmp notrack; }
+		chain early { type filter hook prerouting priority raw; meta l4proto != tcp notrack; }
+		chain late { type filter hook output priority raw; meta l4proto != tcp notrack; }
 	}
 	table ip nat {
 		chain pre { type nat hook prerouting priority -100; tcp dport 8080 redirect to :80; }
@@ -153,7 +153,7 @@ ip link add link t1 name iv0 type ipvlan mode l2; ip link add link t2 name it0 t
 ip link add name p1 type veth peer name p2; ip link add name p3 type veth peer name p4; up p1 p2 p3 p4; ip link add link p2 name ms0 type macsec sci 5 encrypt on cipher gcm-aes-256 icvlen 12; ip link add name prp0 type hsr slave1 p1 slave2 p3 supervision 45 proto 1; up prp0
 ip link add ka type netkit; ip link set nk0 name kb; up ka kb; ip address add 10.52.0.1/24 dev ka
 ip link add can0 type vcan; ip link add ca type vxcan peer name cb; up can0 ca cb; ip link add nl0 type nlmon; ip link add vs0 type vsockmon; up nl0 vs0
-ip link add vn0 type vxlan dstport 4795 external vnifilter local 10.30.0.1; up vn0; bridge vni add vni 100-102 dev vn0; bridge vni add vni 200 group 239.1.1.1 dev vn0
+ip link add vn0 type vxlan dstport 4795 external vnifilter local 10.30.0.1 dev va; up vn0; bridge vni add vni 100-102 dev vn0; bridge vni add vni 200 group 239.1.1.1 dev vn0
 umask 077; keys=$(mktemp -d); wg genkey >"$keys/own"; wg genkey | wg pubkey >"$keys/peer"; wg genpsk >"$keys/psk"
 ip link add wg0 type wireguard; wg set wg0 private-key "$keys/own" listen-port 51820 fwmark 0x77 peer "$(cat "$keys/peer")" preshared-key "$keys/psk" endpoint 10.30.0.2:7777 allowed-ips 10.53.0.0/24,fd53::/64
 up wg0; ip address add 10.53.0.1/24 dev wg0; rm -r "$keys"

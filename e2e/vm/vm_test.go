@@ -40,6 +40,7 @@ func TestVM(t *testing.T) {
 	}{
 		{"machine", testMachine},
 		{"families", testFamilies},
+		{"everything", testEverything},
 		{"kinds-a", testKinds("^[a-g]")},
 		{"kinds-h", testKinds("^[h-n]")},
 		{"kinds-o", testKinds("^[^a-nv-z]")},
