@@ -197,12 +197,12 @@ func (d *Destination) Prepare(ctx context.Context, final json.RawMessage) error 
 		return err
 	}
 	d.offered = nil
-	if d.files != nil {
-		if err := d.files.Install(ctx); err != nil {
-			return err
-		}
+	flushed, err := d.placeFiles(ctx)
+	if err != nil {
+		return err
 	}
-	return d.restore.Restore(ctx, d.restored.Images, m, d.state)
+	err = d.restore.Restore(ctx, d.restored.Images, m, d.state)
+	return errors.Join(err, <-flushed)
 }
 
 // GoLive implements [handover.Host].

@@ -306,6 +306,21 @@ func (d *Destination) storeFiles(ctx context.Context, name string, r io.Reader) 
 	return false, nil
 }
 
+// placeFiles puts the files that came along into their places, and tells when they are on the disk.
+func (d *Destination) placeFiles(ctx context.Context) (flushed <-chan error, err error) {
+	done := make(chan error, 1)
+	if d.files == nil {
+		close(done)
+		return done, nil
+	}
+	flush, err := d.files.Place(ctx)
+	if err != nil {
+		return nil, err
+	}
+	go func() { done <- flush(ctx) }()
+	return done, nil
+}
+
 // undoFiles puts back what this host had. It is done after a restart of the host too.
 func (d *Destination) undoFiles(ctx context.Context) error {
 	changes, err := changesOf(d.journal)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os"
 	"path"
 	"slices"
 	"strings"
@@ -41,7 +42,9 @@ type Destination struct {
 	problems []checkpoint.Problem
 	dirty    map[*node]bool // staged directories whose metadata is to be set
 	fresh    map[*node]bool // staged files that are not on the disk yet
-	step     func(string)   // told of each step of an installation, by tests
+	// staged files that have their places and are not on the disk yet
+	unflushed []*os.File
+	step      func(string) // told of each step of an installation, by tests
 }
 
 // node is one thing that travels, in its place.
@@ -121,7 +124,7 @@ func NewDestination(opts Options) (*Destination, error) {
 
 // Close frees what is held open. It changes nothing.
 func (d *Destination) Close() error {
-	errs := []error{d.root.Close()}
+	errs := []error{d.root.Close(), d.closeUnflushed()}
 	for _, h := range d.hidden {
 		if h.place != nil {
 			errs = append(errs, h.place.Close())

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os"
 	"path"
 	"runtime"
 	"slices"
@@ -65,77 +66,120 @@ func nameOf(p string) name { return name(p) }
 // perRecord keeps a change below the size of a record: names and attributes are long at worst.
 const perRecord = 1 << 19
 
-// Install makes what is staged durable and puts it into its place. What it replaces is kept beside it. Where nothing is
-// different from before, nothing is done.
+// Install puts what is staged into its place, durably. What it replaces is kept beside it. Where nothing is different from
+// before, nothing is done.
 func (d *Destination) Install(ctx context.Context) error {
-	if err := d.install(ctx); err != nil {
-		return fmt.Errorf("install files: %w", err)
+	flush, err := d.Place(ctx)
+	if err != nil {
+		return err
 	}
-	return nil
+	return flush(ctx)
 }
 
-func (d *Destination) install(ctx context.Context) error {
-	if err := d.sync(ctx); err != nil {
-		return err
+// Place is [Destination.Install] without the wait for the disk: flush, which is to be called once, makes it durable, and
+// may do so while the files are in use. Until then a crash of the host can be undone, and must not be committed.
+func (d *Destination) Place(ctx context.Context) (flush func(context.Context) error, err error) {
+	sync, err := d.place(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("install files: %w", err)
+	}
+	return func(ctx context.Context) error {
+		if err := sync(ctx); err != nil {
+			return fmt.Errorf("install files: %w", err)
+		}
+		return nil
+	}, nil
+}
+
+func (d *Destination) place(ctx context.Context) (sync func(context.Context) error, err error) {
+	contents, err := d.unsynced()
+	if err != nil {
+		return nil, err
 	}
 	if err := d.verify(ctx); err != nil {
-		return err
+		return nil, err
 	}
 	units, err := d.toInstall()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	swaps, err := swapsOf(units)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	metas := d.metaChanges()
 	for _, c := range split(hiddenPrefix+d.opts.ID, swaps, metas) {
 		if err := d.opts.Record(c); err != nil {
-			return fmt.Errorf("record a change: %w", err)
+			return nil, fmt.Errorf("record a change: %w", err)
 		}
 	}
 	for i := range swaps {
 		if ctx.Err() != nil {
-			return context.Cause(ctx)
+			return nil, context.Cause(ctx)
 		}
 		if err := d.swap(units[i], &swaps[i]); err != nil {
-			return fmt.Errorf("%s: %w", units[i].path, err)
+			return nil, fmt.Errorf("%s: %w", units[i].path, err)
 		}
 	}
 	for i := range metas {
 		d.step("changing " + string(metas[i].Path))
 		if err := d.root.applyAt(string(metas[i].Path)[1:], &metas[i].New); err != nil {
-			return fmt.Errorf("%s: %w", metas[i].Path, err)
+			return nil, fmt.Errorf("%s: %w", metas[i].Path, err)
 		}
 	}
-	return d.syncPlaces(ctx, units, metas)
+	return func(ctx context.Context) error {
+		if err := contents(ctx); err != nil {
+			return err
+		}
+		return d.syncPlaces(ctx, units, metas)
+	}, nil
 }
 
 // few is how many files are synced one by one: all of a file system takes longer if others write to it too.
 const few = 64
 
-// sync makes durable what was staged since it was done last.
-func (d *Destination) sync(ctx context.Context) error {
-	dirs := slices.Collect(maps.Keys(d.dirty))
+// unsynced returns what makes durable whatever was staged since that was done last, wherever it is by then.
+func (d *Destination) unsynced() (sync func(context.Context) error, err error) {
+	list := append(slices.Collect(maps.Keys(d.dirty)), slices.Collect(maps.Keys(d.fresh))...)
 	if err := d.finishDirs(); err != nil {
-		return err
+		return nil, err
 	}
-	if len(dirs)+len(d.fresh) > few {
-		return d.syncAll()
+	if len(list) > few {
+		return func(context.Context) error { return d.syncAll() }, nil
 	}
+	for _, n := range list {
+		at, rel := d.at(n)
+		fd, err := at.openat2(rel, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+		if err != nil {
+			return nil, err
+		}
+		d.unflushed = append(d.unflushed, os.NewFile(uintptr(fd), rel))
+	}
+	clear(d.fresh)
+	return d.flush, nil
+}
+
+// flush makes the files durable that are held open for that.
+func (d *Destination) flush(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
-	for _, n := range append(dirs, slices.Collect(maps.Keys(d.fresh))...) {
+	for _, f := range d.unflushed {
 		g.Go(func() error {
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
 			}
-			at, rel := d.at(n)
-			return at.sync(rel)
+			return f.Sync()
 		})
 	}
-	clear(d.fresh)
-	return g.Wait()
+	return errors.Join(g.Wait(), d.closeUnflushed())
+}
+
+func (d *Destination) closeUnflushed() error {
+	var errs []error
+	for _, f := range d.unflushed {
+		errs = append(errs, f.Close())
+	}
+	d.unflushed = nil
+	return errors.Join(errs...)
 }
 
 // verify wants the files of this host that serve as those of the source to be as they were compared.

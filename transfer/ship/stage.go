@@ -287,6 +287,9 @@ func (d *Destination) takeContent(ctx context.Context, r io.Reader) error {
 	}
 }
 
+// worthFlushing is the size of a file that the disk is busy with for a while.
+const worthFlushing = 1 << 20
+
 // writer writes the content of one file after the other.
 type writer struct {
 	f       *os.File
@@ -319,10 +322,14 @@ func (w *writer) write(at int64, b []byte) error {
 
 // close ends a file. It is idempotent.
 func (w *writer) close() error {
-	f := w.f
+	f, n := w.f, w.n
 	*w = writer{}
 	if f == nil {
 		return nil
+	}
+	if n.entry.Size >= worthFlushing {
+		// The disk begins now, so that less is left when it is waited for.
+		unix.SyncFileRange(int(f.Fd()), 0, 0, unix.SYNC_FILE_RANGE_WRITE) //nolint:errcheck // a hint
 	}
 	return f.Close()
 }
