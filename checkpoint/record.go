@@ -160,6 +160,14 @@ func awaitEnd(ctx context.Context, id proc.Ident, grace time.Duration) error {
 	}
 }
 
+// Ended waits until no criu holds the service, and reports whether one has ended it, or begun to.
+func (r *Record) Ended(ctx context.Context) (bool, error) {
+	if err := r.awaitCRIU(ctx); err != nil {
+		return false, err
+	}
+	return slices.ContainsFunc(r.Roots, func(root proc.Ident) bool { return !proc.Default.Alive(root) }), nil
+}
+
 // Resume puts the service back as it was before it was frozen. It may be repeated. The error is [ErrGone] if there is
 // nothing to put back.
 func (r *Record) Resume(ctx context.Context) error {

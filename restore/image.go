@@ -13,7 +13,8 @@ import (
 // What nsmigrate itself wrote into an image comes from another host and is believed in nothing: what does not hold
 // together is [checkpoint.ErrDamaged].
 
-func readState(dir string) (*netstate.State, error) {
+// ReadState reads the network state of the service in an image. The error is [checkpoint.ErrDamaged] if it makes no sense.
+func ReadState(dir string) (*netstate.State, error) {
 	f, err := os.Open(filepath.Join(dir, checkpoint.StateFile))
 	if err != nil {
 		return nil, fmt.Errorf("open network state: %w", err)

@@ -28,6 +28,7 @@ type Record struct {
 	Links     []netstate.HostChange `json:"links,omitempty"`
 	PIDFile   string                `json:"pid_file,omitempty"`  // absolute path
 	Processes []proc.Ident          `json:"processes,omitempty"` // of a complete service: what runs when it is live
+	Live      bool                  `json:"live,omitempty"`      // it may have been heard: there is no way back (of [Run] only)
 }
 
 // open returns the namespace, nil if it is not there or not the one that was recorded.

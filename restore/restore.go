@@ -33,7 +33,7 @@ const defaultTimeout = 2 * time.Minute
 // [*checkpoint.RefusedError] if nothing was built, [*Error] if something was and is removed again, and any
 // other error from before that.
 func Run(ctx context.Context, dir string, m *checkpoint.Manifest, opts Options) (*Report, error) {
-	state, err := readState(dir)
+	state, err := ReadState(dir)
 	if err != nil {
 		return nil, err
 	}
@@ -67,6 +67,10 @@ func (r *Restoration) bringToLife(ctx context.Context, dir string, m *checkpoint
 	}
 	if err := ctx.Err(); err != nil {
 		return context.Cause(ctx)
+	}
+	r.record.Live = true
+	if err := r.note(); err != nil {
+		return err
 	}
 	return r.GoLive(ctx)
 }
@@ -120,6 +124,10 @@ func (r *Restoration) Build(ctx context.Context, dir string) error {
 func (r *Restoration) buildNamespace(ctx context.Context) error {
 	var err error
 	if r.scratch, err = checkpoint.Scratch(""); err != nil {
+		return err
+	}
+	r.record = Record{Scratch: r.scratch}
+	if err := r.note(); err != nil {
 		return err
 	}
 	if r.ns, err = ns.Create(); err != nil {

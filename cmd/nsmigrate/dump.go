@@ -67,11 +67,23 @@ func (u *ui) dump(ctx context.Context, r *dumpRequest) error {
 	progress, done := u.progress("dump " + r.name())
 	r.opts.Progress = progress
 	r.opts.Tool = "nsmigrate " + version
+	var w *watch
 	dump := checkpoint.Dump
 	if r.noProcesses {
 		dump = checkpoint.Backup
+	} else if !r.opts.DryRun {
+		var err error
+		if w, err = startWatch(u.out, u.err); err != nil {
+			return err
+		}
+		defer w.done()
+		if r.opts.WorkDir, err = w.scratch(); err != nil {
+			return err
+		}
+		defer os.RemoveAll(r.opts.WorkDir)
+		r.opts.Record = func(record *checkpoint.Record) error { return w.tell(func(t *watched) { t.Dump = record }) }
 	}
-	report, err := dump(ctx, r.spec, u.store(r.dest, progress), r.opts)
+	report, err := dump(ctx, r.spec, u.store(r.dest, progress, w), r.opts)
 	done()
 	if report == nil {
 		return err

@@ -33,20 +33,30 @@ type guard struct {
 }
 
 func startGuard(j *journal.Journal) (migrate.Guard, error) {
+	log, err := os.OpenFile(filepath.Join(j.Path(), guardLog), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	defer log.Close()
+	return startChild(log, log, guardArg, filepath.Dir(j.Path()), j.ID, string(j.Role))
+}
+
+// startChild starts this program as a process that outlives this one and reads from it until its end.
+func startChild(out, errOut *os.File, args ...string) (*guard, error) {
 	theirs, ours, err := os.Pipe()
 	if err != nil {
 		return nil, err
 	}
 	defer theirs.Close()
-	log, err := os.OpenFile(filepath.Join(j.Path(), guardLog), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
-	if err != nil {
-		ours.Close()
-		return nil, err
-	}
-	defer log.Close()
-	g := &guard{cmd: exec.Command("/proc/self/exe", guardArg, filepath.Dir(j.Path()), j.ID, string(j.Role)), life: ours}
+	g := &guard{cmd: exec.Command("/proc/self/exe", args...), life: ours}
 	g.cmd.Dir = "/"
-	g.cmd.Stdin, g.cmd.Stdout, g.cmd.Stderr = theirs, log, log
+	g.cmd.Stdin = theirs
+	if out != nil {
+		g.cmd.Stdout = out
+	}
+	if errOut != nil {
+		g.cmd.Stderr = errOut
+	}
 	g.cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true} // what ends our session or our terminal's must spare it
 	if err := g.cmd.Start(); err != nil {
 		ours.Close()
@@ -58,8 +68,13 @@ func startGuard(j *journal.Journal) (migrate.Guard, error) {
 // Dismiss implements [migrate.Guard].
 func (g *guard) Dismiss() {
 	g.life.Write([]byte{1}) //nolint:errcheck // then it is dead, which is what is wanted
+	g.end()
+}
+
+// end waits for the end of a process that has heard all there is to hear.
+func (g *guard) end() {
 	g.life.Close()
-	g.cmd.Wait() //nolint:errcheck // as above
+	g.cmd.Wait() //nolint:errcheck // how it ended is nobody's concern
 }
 
 // beGuard is the guard's life. It returns the exit status.

@@ -11,10 +11,12 @@ import (
 	"github.com/nsmigrate/nsmigrate/transfer"
 )
 
-// source is where an image comes from: exactly one field is set.
+// source is where an image comes from: exactly one of the first fields is set.
 type source struct {
 	dir, file string
 	stdin     bool
+
+	watch *watch // or nil
 }
 
 func parseSource(c *cli.Context) (source, error) {
@@ -53,7 +55,7 @@ func (u *ui) openPart(ctx context.Context, s source, opts transfer.UnpackOptions
 		m, err = checkpoint.OpenDir(ctx, s.dir)
 		return s.dir, m, func() {}, err
 	}
-	scratch, err := checkpoint.Scratch("")
+	scratch, err := s.watch.scratch()
 	if err != nil {
 		return "", nil, nil, err
 	}

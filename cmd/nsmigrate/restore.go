@@ -82,6 +82,12 @@ func (u *ui) restoreImage(ctx context.Context, r *restoreRequest) (*restore.Repo
 	if progress != nil {
 		progress.Phase("read image")
 	}
+	w, err := startWatch(u.out, u.err)
+	if err != nil {
+		return nil, err
+	}
+	defer w.done()
+	r.source.watch = w
 	dir, m, remove, err := u.open(ctx, r.source)
 	if err != nil {
 		return nil, err
@@ -90,6 +96,9 @@ func (u *ui) restoreImage(ctx context.Context, r *restoreRequest) (*restore.Repo
 	r.opts.Progress = progress
 	if r.opts.Wait {
 		r.opts.Stdio = u.stdio(r.source)
+	}
+	r.opts.Record = func(record *restore.Record) error {
+		return w.tell(func(t *watched) { t.Restore, t.Uplinks, t.Image = record, r.opts.Uplinks, dir })
 	}
 	return restore.Run(ctx, dir, m, r.opts)
 }

@@ -14,21 +14,21 @@ import (
 	"github.com/nsmigrate/nsmigrate/transfer"
 )
 
-// store returns the store for a destination. progress may be nil.
-func (u *ui) store(d destination, progress checkpoint.Progress) checkpoint.Store {
+// store returns the store for a destination. progress and the watch may be nil.
+func (u *ui) store(d destination, progress checkpoint.Progress, w *watch) checkpoint.Store {
 	opts := transfer.PackOptions{Compression: transfer.None}
 	if d.compress {
 		opts.Compression = transfer.Zstd
 	}
 	switch {
 	case d.stdout:
-		return &streamStore{w: u.out, opts: opts, progress: progress}
+		return &streamStore{w: u.out, opts: opts, progress: progress, watch: w}
 	case d.dir != "":
-		return &placeStore{to: d.dir, write: func(ctx context.Context, at, dir string, _ *checkpoint.Manifest) error {
+		return &placeStore{to: d.dir, watch: w, write: func(ctx context.Context, at, dir string, _ *checkpoint.Manifest) error {
 			return checkpoint.StoreDir(ctx, dir, at)
 		}}
 	}
-	return &placeStore{to: d.file, write: func(ctx context.Context, at, dir string, m *checkpoint.Manifest) error {
+	return &placeStore{to: d.file, watch: w, write: func(ctx context.Context, at, dir string, m *checkpoint.Manifest) error {
 		return transfer.PackFile(ctx, at, dir, m, withProgress(opts, m, progress))
 	}}
 }
@@ -46,6 +46,7 @@ type placeStore struct {
 	to     string
 	write  func(ctx context.Context, at, dir string, m *checkpoint.Manifest) error
 	staged string
+	watch  *watch
 }
 
 // Stage is [checkpoint.Store].
@@ -59,21 +60,30 @@ func (s *placeStore) Stage(ctx context.Context, dir string, m *checkpoint.Manife
 	}
 	s.to = to
 	s.staged = filepath.Join(filepath.Dir(to), fmt.Sprintf(".%s.%s.staged", filepath.Base(to), m.ID))
-	return s.write(ctx, s.staged, dir, m)
+	if err := s.watch.tell(func(t *watched) { t.Staged, t.Name = s.staged, s.to }); err != nil {
+		return err
+	}
+	if err := s.write(ctx, s.staged, dir, m); err != nil {
+		return err
+	}
+	return s.watch.tell(func(t *watched) { t.Whole = true })
 }
 
 // Publish is [checkpoint.Store]. If the name was taken meanwhile, the image keeps the one that the error tells:
 // it may be the only copy of a service.
-func (s *placeStore) Publish() error {
+func (s *placeStore) Publish() error { return place(s.staged, s.to) }
+
+// place gives an image its name, durably.
+func place(staged, to string) error {
 	// rename(2) replaces an empty directory, and never one with something in it; of files, neither.
-	err := unix.Renameat2(unix.AT_FDCWD, s.staged, unix.AT_FDCWD, s.to, unix.RENAME_NOREPLACE)
-	if info, statErr := os.Stat(s.staged); err != nil && statErr == nil && (info.IsDir() || errors.Is(err, unix.EINVAL)) {
-		err = unix.Rename(s.staged, s.to)
+	err := unix.Renameat2(unix.AT_FDCWD, staged, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE)
+	if info, statErr := os.Stat(staged); err != nil && statErr == nil && (info.IsDir() || errors.Is(err, unix.EINVAL)) {
+		err = unix.Rename(staged, to)
 	}
 	if err != nil {
-		return fmt.Errorf("the image is at %s and could not be moved to %s: %w", s.staged, s.to, err)
+		return fmt.Errorf("the image is at %s and could not be moved to %s: %w", staged, to, err)
 	}
-	d, err := os.Open(filepath.Dir(s.to))
+	d, err := os.Open(filepath.Dir(to))
 	if err != nil {
 		return err
 	}
@@ -96,12 +106,16 @@ type streamStore struct {
 	opts     transfer.PackOptions
 	progress checkpoint.Progress
 	held     heldWriter
+	watch    *watch
 }
 
 // Stage is [checkpoint.Store].
 func (s *streamStore) Stage(ctx context.Context, dir string, m *checkpoint.Manifest) error {
 	s.held.w = s.w
-	return transfer.Pack(ctx, &s.held, dir, m, withProgress(s.opts, m, s.progress))
+	if err := transfer.Pack(ctx, &s.held, dir, m, withProgress(s.opts, m, s.progress)); err != nil {
+		return err
+	}
+	return s.watch.tell(func(t *watched) { t.Tail, t.Whole = s.held.tail, true })
 }
 
 // Publish is [checkpoint.Store].
