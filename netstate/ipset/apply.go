@@ -11,8 +11,13 @@ import (
 )
 
 // Apply makes the sets of a plan in a namespace that has none. It is not atomic: after an error some sets may have
-// been made. The error wraps [*rawnl.Error] and names the set that was refused.
+// been made. The error names the set that was refused, and wraps [*rawnl.Error] if the kernel was asked to make it.
+// Nothing is made if a set does what this kernel's sets can't do.
 func Apply(ctx context.Context, n *ns.NS, plan []rawnl.Message) error {
+	plan, err := adapt(ctx, n, plan)
+	if err != nil {
+		return fmt.Errorf("apply ipset: %w", err)
+	}
 	if err := rawnl.Replay(ctx, n, unix.NETLINK_NETFILTER, plan, Describe); err != nil {
 		return fmt.Errorf("apply ipset: %w", err)
 	}

@@ -142,14 +142,14 @@ func protoName(proto byte) string {
 	return fmt.Sprint(proto)
 }
 
-// Normalize returns a message without what may differ between two equal sets, for comparison: the number of a set,
-// the size to which its table has grown and the seed of its hash; the life that is left to an element and the
-// packets that it counted.
+// Normalize returns a message without what may differ between two equal sets, for comparison: the number of a set and
+// the revision of its type; the size and depth of its table and the seed of its hash; the life that is left to an element
+// and the packets that it counted.
 func Normalize(m rawnl.Message) rawnl.Message {
 	if len(m.Data) < nfgenLen {
 		return m.Clone()
 	}
-	drop := []uint16{setInitval, setHashsize}
+	drop := []uint16{setInitval, setHashsize, setBucketsize}
 	if m.Type == typeElement {
 		drop = []uint16{elemBytes, elemPackets}
 	}
@@ -160,6 +160,6 @@ func Normalize(m rawnl.Message) rawnl.Message {
 				return p, !passing && !slices.Contains(drop, p.Kind())
 			})
 		}
-		return a, a.Kind() != attrIndex
+		return a, a.Kind() != attrIndex && a.Kind() != attrRevision
 	}))
 }

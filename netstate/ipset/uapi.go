@@ -17,6 +17,7 @@ const (
 	cmdDestroy  = 3
 	cmdList     = 7
 	cmdAdd      = 9
+	cmdType     = 13
 	cmdByName   = 14
 
 	attrProtocol    = 1
@@ -50,6 +51,7 @@ const (
 	setHashsize   = 18
 	setMaxelem    = 19
 	setNetmask    = 20
+	setBucketsize = 21
 	setSize       = 23
 	setElements   = 24
 	setReferences = 25
