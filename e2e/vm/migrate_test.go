@@ -16,12 +16,65 @@ import (
 const host = `
 modprobe -a veth bridge nf_tables inet_diag tcp_diag udp_diag unix_diag netlink_diag raw_diag af_packet_diag
 ip link add br0 type bridge; ip link set br0 up; ip link set eth0 master br0 up; ip address add "$ADDRESS/24" dev br0
+sysctl -qw net.core.fb_tunnels_only_for_init_net=2 # or a module of tunnels takes the indexes of links in every namespace
 mkdir -p /run/sshd
 /usr/sbin/sshd -f "$SHARE/ssh/config" -o "ListenAddress $ADDRESS"
 `
 
+// prelude runs commands on the other host: there COMMAND.
+const prelude = `
+nsmigrate=$SHARE/nsmigrate
+there() { ssh -o "IdentityFile=$SHARE/ssh/client" -o "UserKnownHostsFile=$SHARE/ssh/known" root@10.77.0.2 "$@"; }
+until there true; do sleep 0.2; done
+`
+
+// states carries a namespace without processes to the other kernel, and what became of it there back, where it must be
+// what it was: in between it lacks what an older kernel does not know.
+const states = prelude + `
+ip netns add lab
+ip netns exec lab sh -eu <<-'X'
+	sysctl -qw net.ipv6.conf.default.addr_gen_mode=1 # no addresses that come later
+	ip link set lo up; ip addr add 192.0.2.1/32 dev lo
+	ip link add d0 address 02:00:00:00:00:01 type dummy; ip link add d1 address 02:00:00:00:00:02 type dummy
+	ip link add bond0 address 02:00:00:00:00:03 type bond mode active-backup miimon 100; ip link set d0 master bond0; ip link set d1 master bond0; ip link set bond0 up
+	ip link add br0 address 02:00:00:00:00:04 type bridge vlan_filtering 1 vlan_default_pvid 7; ip link set br0 up
+	ip link add link bond0 name v10 type vlan id 10; ip link set v10 master br0; ip link set v10 up; bridge vlan add dev v10 vid 20-30
+	ip link add vx0 address 02:00:00:00:00:05 type vxlan id 77 dstport 4789 local 192.0.2.1; ip link set vx0 up; bridge fdb append 00:00:00:00:00:00 dev vx0 dst 192.0.2.9
+	ip link add blue type vrf table 70; ip link set blue up
+	ip link add e0 address 02:00:00:00:00:06 type veth peer name e1 address 02:00:00:00:00:07; ip link set e0 master blue; ip link set e0 up; ip link set e1 up
+	ip link add g0 type gre local 192.0.2.1 remote 192.0.2.2 key 5; ip link add mv0 link br0 address 02:00:00:00:00:08 type macvlan mode bridge
+	ip addr add 10.1.0.1/24 dev br0; ip addr add 2001:db8:1::1/64 dev br0 nodad; ip addr add 10.2.0.1/24 dev e0
+	ip nexthop add id 1 via 10.1.0.2 dev br0; ip nexthop add id 2 via 10.1.0.3 dev br0; ip nexthop add id 3 group 1/2,2
+	ip route add 198.51.100.0/24 nhid 3; ip route add 203.0.113.0/24 via 10.1.0.9 mtu 1400 metric 7; ip route add default via 10.2.0.2 vrf blue
+	ip -6 route add 2001:db8:2::/48 via 2001:db8:1::2; ip rule add from 10.3.0.0/16 lookup 70 pref 100; ip neigh add 10.1.0.2 lladdr 02:00:00:00:01:02 dev br0
+	tc qdisc add dev e1 root handle 1: htb default 20; tc class add dev e1 parent 1: classid 1:20 htb rate 10mbit; tc qdisc add dev e1 parent 1:20 handle 20: fq_codel
+	tc qdisc add dev e0 clsact; tc filter add dev e0 ingress protocol ip prio 1 flower dst_ip 10.9.0.0/16 action drop
+	nft -f - <<'Y'
+		table inet filter {
+			set bad { type ipv4_addr; flags interval; elements = { 10.66.0.0/16, 192.0.2.66 }; }
+			map ports { type inet_service : verdict; elements = { 22 : accept, 80 : drop }; }
+			chain own { type filter hook output priority raw; meta l4proto { igmp, ipv6-icmp } notrack; }
+			chain input { type filter hook input priority filter; policy accept; ct state established accept; ip saddr @bad counter drop; tcp dport vmap @ports; }
+		}
+		table ip nat { chain post { type nat hook postrouting priority srcnat; oifname "br0" masquerade; }; }
+	Y
+	ipset create hosts hash:ip; ipset add hosts 192.0.2.7
+	sysctl -qw net.ipv4.ip_forward=1 net.ipv4.conf.br0.rp_filter=2 net.ipv6.conf.e1.accept_ra=0 net.ipv4.tcp_syncookies=0
+X
+until ip -n lab link show dev br0 | grep -q LOWER_UP; do sleep 0.1; done
+rm -f "$SHARE"/*.nsm # of an attempt before
+rm -f "$SHARE"/*.nsm # of an attempt before
+"$nsmigrate" dump --netns lab --no-processes -e "$SHARE/there.nsm"
+ip netns del lab
+there "'$nsmigrate' restore -i '$SHARE/there.nsm'; '$nsmigrate' dump --netns lab --no-processes -e '$SHARE/back.nsm'; ip netns del lab"
+"$nsmigrate" restore -i "$SHARE/back.nsm"
+late=$((SECONDS + 300))
+until "$nsmigrate" diff "$SHARE/there.nsm" lab; do [ $SECONDS -lt $late ]; sleep 0.2; done
+ip netns del lab
+`
+
 // moves moves a redis, which has a connection all the time, from one kernel to the other and back.
-const moves = `
+const moves = prelude + `
 attach() { # NAMESPACE ADDRESS
 	ip netns add "$1"
 	ip link add "veth-$1" type veth peer name eth0 netns "$1"
@@ -45,13 +98,10 @@ ask() {
 	read -r -t 700 answer <&"${client[0]}"
 	[ "$answer" = ":$1"$'\r' ] || { echo "got $answer instead of $1" >&2; exit 1; }
 }
-over=(-o "IdentityFile=$SHARE/ssh/client" -o "UserKnownHostsFile=$SHARE/ssh/known")
 migrate() { # TO
-	echo "\"$SHARE/nsmigrate\" migrate --netns svc --to ssh://root@$1 --remote-path '$SHARE/nsmigrate'" \
+	echo "'$nsmigrate' migrate --netns svc --to ssh://root@$1 --remote-path '$nsmigrate'" \
 		"--ssh-option 'IdentityFile=$SHARE/ssh/client' --ssh-option 'UserKnownHostsFile=$SHARE/ssh/known'"
 }
-there() { ssh "${over[@]}" root@10.77.0.2 "$@"; }
-until there true; do sleep 0.2; done
 ask 1
 eval "$(migrate 10.77.0.2)"
 test ! -e /run/netns/svc
@@ -63,7 +113,8 @@ there test ! -e /run/netns/svc
 ask 3
 `
 
-// testMigrate moves a service between two hosts with a kernel each, there and back, over ssh.
+// testMigrate moves a namespace alone, in an image, and a live service, over ssh, between two hosts with a kernel each,
+// there and back.
 func testMigrate(t *testing.T, l lane) {
 	keys(t, filepath.Join(l.share, "ssh"), "10.77.0.1,10.77.0.2")
 	configs := []vm.Config{
@@ -85,7 +136,12 @@ func testMigrate(t *testing.T, l lane) {
 		if releases[0] == releases[1] {
 			return errors.New("both kernels are " + releases[0])
 		}
-		return m[0].Run(ctx, vm.Command{Args: []string{"bash", "-euc", moves}, Env: []string{"SHARE=" + l.share}, Output: t.Output()})
+		for _, script := range []string{states, moves} {
+			if err := m[0].Run(ctx, vm.Command{Args: []string{"bash", "-euc", script}, Env: []string{"SHARE=" + l.share}, Output: t.Output()}); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
 	if err != nil {
 		t.Error(err)
