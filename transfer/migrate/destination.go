@@ -172,6 +172,11 @@ func (d *Destination) Build(ctx context.Context) error {
 			return err
 		}
 	}
+	if d.files != nil {
+		if err := d.files.Mark(ctx); err != nil {
+			return err
+		}
+	}
 	return d.restore.Build(ctx, dir)
 }
 

@@ -182,6 +182,15 @@ func (c *cargo) leaveShared(same []ship.Run) {
 	}
 }
 
+// refuseShared refuses files that turn out to be the destination's too.
+func (c *cargo) refuseShared(id string) error {
+	problems, err := c.source.FindMarks(id)
+	if err != nil {
+		return err
+	}
+	return checkpoint.Refuse("shipping files", problems)
+}
+
 // How often the files are gone through while the service runs, which makes the last time short.
 const (
 	maxPasses   = 6

@@ -94,6 +94,9 @@ func (s *Source) Precopy(ctx context.Context, wants json.RawMessage, send handov
 		if err != nil {
 			return err
 		}
+		if err := s.cargo.refuseShared(s.journal.ID); err != nil {
+			return err
+		}
 		if err := s.cargo.send(ctx, files, send); err != nil {
 			return err
 		}

@@ -26,7 +26,9 @@
 // is reserved but not written, access times and the flags of chattr(1) do not travel.
 //
 // A file on storage that both hosts see (the same share of a file server, or the same disk of one kernel) is recognised
-// and left alone.
+// and left alone. Where the file system has no name that means the same on both (fuse, 9p), the destination makes its
+// hidden directory before anything else ([Destination.Mark]), and the source refuses to go on if it sees it
+// ([Source.FindMarks]).
 //
 // # Nothing is lost
 //

@@ -403,8 +403,15 @@ func TestSameStorageUnknown(t *testing.T) {
 		for i := range s.index.Entries {
 			s.index.Entries[i].Storage, s.index.Entries[i].Inode = 0, 0
 		}
+		s.tracked["/log"].unnamed = true
 		write("second\n")
 		h.first(s, d)
+		if problems, err := s.FindMarks(strings.Repeat("0f", 16)); err != nil || len(problems) > 0 {
+			t.Errorf("of another migration: %v, %v", problems, err)
+		}
+		if problems, err := s.FindMarks(testID); err != nil || len(problems) != 1 || problems[0].Object != "/" {
+			t.Errorf("what travels onto itself is not seen: %v, %v", problems, err)
+		}
 		write("third\n")
 		h.update(s, d, roots)
 		holds("while it runs")
@@ -430,6 +437,69 @@ func TestSameStorageUnknown(t *testing.T) {
 		named, err := os.Stat(log)
 		if err != nil || os.SameFile(held, named) == commit {
 			t.Errorf("commit %v: the name is the original's: %v, %v", commit, !commit, err)
+		}
+	}
+}
+
+// What is on storage that perhaps both hosts see is marked before anything is staged, and nothing else is.
+func TestMark(t *testing.T) {
+	for _, unnamed := range []bool{true, false} {
+		for _, shared := range []bool{true, false} {
+			h := newHosts(t)
+			for _, host := range []string{h.src, h.dst} {
+				put(t, filepath.Join(host, "srv/app/file"), host)
+				put(t, filepath.Join(host, "log/file"), host)
+			}
+			if shared {
+				h.dst = h.src
+			}
+			before := snapshot(t, h.dst)
+			s, d := h.survey([]Root{{Path: "/srv/app"}, {Path: "/log/file", Held: true}}), h.destination()
+			blur := func(v *volumes) {
+				for mount := range v.known {
+					v.known[mount] = volume{remote: true}
+				}
+			}
+			x := h.arrive(s)
+			if unnamed {
+				blur(s.volumes)
+				for _, t := range s.tracked {
+					t.unnamed = !t.Implied
+				}
+				x.Storages = nil
+				for i := range x.Entries {
+					x.Entries[i].Storage, x.Entries[i].Inode = 0, 0
+				}
+			}
+			if _, problems, err := d.Compare(context.Background(), x); err != nil || len(problems) > 0 {
+				t.Fatal(problems, err)
+			}
+			if unnamed {
+				blur(d.volumes)
+			}
+			expect(t, "compared", differences(before, snapshot(t, h.dst), exactly))
+			if err := d.Mark(context.Background()); err != nil {
+				t.Fatal(err)
+			}
+			problems, err := s.FindMarks(testID)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got []string
+			for _, p := range problems {
+				got = append(got, p.Object)
+			}
+			var want []string
+			if unnamed && shared {
+				want = []string{"/log", "/srv"}
+			}
+			if !slices.Equal(got, want) {
+				t.Errorf("unnamed %v, shared %v: found in %q, want %q", unnamed, shared, got, want)
+			}
+			if (len(h.changes) > 0) != unnamed {
+				t.Errorf("unnamed %v, shared %v: changes %v", unnamed, shared, h.changes)
+			}
+			h.undone(before)
 		}
 	}
 }

@@ -49,6 +49,8 @@ type tracked struct {
 	stamp  stamp
 	append bool
 	same   bool // both hosts see the very same file
+
+	unnamed bool // nobody knows whether they do
 }
 
 // Stats of what was sent.
@@ -224,6 +226,7 @@ func (s *Source) storage(v volume) int {
 }
 
 func (s *Source) setStorage(t *tracked, v volume) {
+	t.unnamed = v.unnamed() && !t.Implied
 	if t.Implied {
 		v.name = ""
 	}
