@@ -28,7 +28,8 @@ import (
 type CaptureOptions struct {
 	Host *ns.NS // where uplinks end; nil is the caller's own namespace
 	// Prev is an earlier capture of the same namespace. What only a user changes (sysctls, legacy iptables,
-	// the host's side of uplinks) is taken from it; all that netlink dumps quickly is taken again.
+	// the host's side of uplinks) is taken from it; all that netlink dumps quickly is taken again. What did not change
+	// is shared with it.
 	Prev   *State
 	Logger *slog.Logger // nil discards
 }
@@ -137,12 +138,12 @@ func (d *dump) tidy(msgs []rawnl.Message) []rawnl.Message {
 	case KindRoute: // a kernel without strict checking for a family answers with all of them
 		msgs = slices.DeleteFunc(msgs, func(m rawnl.Message) bool { return len(m.Data) == 0 || m.Data[0] != d.req.Data[0] })
 	case KindNeigh:
-		msgs = slices.DeleteFunc(msgs, func(m rawnl.Message) bool {
+		return keep(msgs, func(m rawnl.Message) (rawnl.Message, bool) {
 			n, err := parseNeigh(m)
-			return err != nil || !n.carried() || n.family() == unix.AF_BRIDGE
+			return tidyNeigh(m), err == nil && n.carried() && n.family() != unix.AF_BRIDGE
 		})
 	case KindFDB:
-		msgs = slices.DeleteFunc(msgs, func(m rawnl.Message) bool { return !fdbCarried(m) })
+		return keep(msgs, func(m rawnl.Message) (rawnl.Message, bool) { return tidyNeigh(m), fdbCarried(m) })
 	case KindMDB:
 		var entries []rawnl.Message
 		for _, m := range msgs {
@@ -211,6 +212,9 @@ func capture(ctx context.Context, n *ns.NS, opts CaptureOptions) (*State, error)
 		return nil, fmt.Errorf("capture: %w", err)
 	}
 	s.losses = append(s.losses, s.others...)
+	if opts.Prev != nil {
+		s.share(opts.Prev)
+	}
 	return s, nil
 }
 

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 
 	"github.com/nsmigrate/nsmigrate/netstate/rawnl"
@@ -71,11 +72,8 @@ func byteOrder() byte {
 // WriteTo writes the State's binary form.
 func (s *State) WriteTo(w io.Writer) (int64, error) {
 	cw := &countingWriter{w: bufio.NewWriterSize(w, 1<<16)}
-	head := append([]byte(magic), 0, 0, 0, 0, byteOrder(), 0, 0, 0)
-	binary.LittleEndian.PutUint16(head[8:], formatMajor)
-	binary.LittleEndian.PutUint16(head[10:], formatMinor)
-	cw.write(head)
-	for _, k := range slices.Sorted(mapKeys(s.Messages)) {
+	cw.write(header(magic))
+	for _, k := range slices.Sorted(maps.Keys(s.Messages)) {
 		n := 0
 		for _, m := range s.Messages[k] {
 			n += rawnl.HeaderLen + rawnl.Align(len(m.Data))
@@ -90,31 +88,26 @@ func (s *State) WriteTo(w io.Writer) (int64, error) {
 			cw.write(buf)
 		}
 	}
-	cw.json(sectionMeta, meta{Kernel: s.Kernel, Uplinks: s.uplinks, Losses: s.losses})
+	cw.json(sectionMeta, s.meta())
 	if len(s.Sysctls) > 0 {
 		cw.json(sectionSysc, s.Sysctls)
 	}
 	if len(s.Tables) > 0 {
 		cw.json(sectionTable, s.Tables)
 	}
-	cw.write(bytes.Repeat([]byte{0xff}, sectionLen))
-	if cw.err == nil {
-		cw.err = cw.w.Flush()
-	}
+	cw.end()
 	if cw.err != nil {
 		return cw.n, fmt.Errorf("write network state: %w", cw.err)
 	}
 	return cw.n, nil
 }
 
-func mapKeys(m map[Kind][]rawnl.Message) func(func(Kind) bool) {
-	return func(yield func(Kind) bool) {
-		for k := range m {
-			if !yield(k) {
-				return
-			}
-		}
-	}
+// header returns the header of a file with a magic number.
+func header(magic string) []byte {
+	head := append([]byte(magic), 0, 0, 0, 0, byteOrder(), 0, 0, 0)
+	binary.LittleEndian.PutUint16(head[8:], formatMajor)
+	binary.LittleEndian.PutUint16(head[10:], formatMinor)
+	return head
 }
 
 // countingWriter keeps the first error, so that a sequence of writes is checked once.
@@ -143,6 +136,14 @@ func (c *countingWriter) section(kind uint16, length int) {
 	c.write(binary.LittleEndian.AppendUint32(b, uint32(length)))
 }
 
+// end writes the mark of the end and all that is buffered.
+func (c *countingWriter) end() {
+	c.write(bytes.Repeat([]byte{0xff}, sectionLen))
+	if c.err == nil {
+		c.err = c.w.Flush()
+	}
+}
+
 func (c *countingWriter) json(kind uint16, v any) {
 	b, err := json.Marshal(v)
 	if err != nil {
@@ -157,32 +158,12 @@ func (c *countingWriter) json(kind uint16, v any) {
 // [ErrVersion] if the bytes are at fault. Memory grows with the bytes that arrive, not with what lengths in
 // them claim.
 func ReadState(r io.Reader) (*State, error) {
-	br := bufio.NewReaderSize(io.LimitReader(r, maxState), 1<<16)
-	if err := readHeader(br); err != nil {
-		return nil, err
-	}
 	s := &State{Messages: map[Kind][]rawnl.Message{}}
-	for last := uint16(0); ; {
-		kind, body, err := readSection(br)
-		if err != nil {
-			return nil, err
-		}
-		if kind == sectionEnd {
-			break
-		}
-		if kind <= last {
-			return nil, fmt.Errorf("%w: section %d after section %d", ErrMalformed, kind, last)
-		}
-		last = kind
-		if err := s.setSection(kind, body); err != nil {
-			return nil, err
-		}
+	if err := readSections(r, magic, s.setSection); err != nil {
+		return nil, err
 	}
 	if s.Kernel == "" {
 		return nil, fmt.Errorf("%w: no kernel release", ErrMalformed)
-	}
-	if _, err := br.ReadByte(); !errors.Is(err, io.EOF) {
-		return nil, fmt.Errorf("%w: data after the end", ErrMalformed)
 	}
 	if err := s.Validate(); err != nil {
 		return nil, err
@@ -190,7 +171,35 @@ func ReadState(r io.Reader) (*State, error) {
 	return s, nil
 }
 
-func readHeader(r io.Reader) error {
+// readSections reads a file with a magic number to its end and passes on its sections.
+func readSections(r io.Reader, magic string, set func(kind uint16, body []byte) error) error {
+	br := bufio.NewReaderSize(io.LimitReader(r, maxState), 1<<16)
+	if err := readHeader(br, magic); err != nil {
+		return err
+	}
+	for last := uint16(0); ; {
+		kind, body, err := readSection(br)
+		if err != nil {
+			return err
+		}
+		if kind == sectionEnd {
+			break
+		}
+		if kind <= last {
+			return fmt.Errorf("%w: section %d after section %d", ErrMalformed, kind, last)
+		}
+		last = kind
+		if err := set(kind, body); err != nil {
+			return err
+		}
+	}
+	if _, err := br.ReadByte(); !errors.Is(err, io.EOF) {
+		return fmt.Errorf("%w: data after the end", ErrMalformed)
+	}
+	return nil
+}
+
+func readHeader(r io.Reader, magic string) error {
 	head := make([]byte, headerLen)
 	if _, err := io.ReadFull(r, head); err != nil {
 		return readError(err)
@@ -255,8 +264,10 @@ func (s *State) setSection(kind uint16, body []byte) error {
 		s.Kernel, s.uplinks, s.losses = m.Kernel, m.Uplinks, m.Losses
 		return nil
 	case sectionSysc:
+		s.Sysctls = nil // it may be another State's, and would be overwritten
 		return readJSON(body, &s.Sysctls)
 	case sectionTable:
+		s.Tables = nil
 		return readJSON(body, &s.Tables)
 	}
 	if !slices.Contains(kinds(), Kind(kind)) {

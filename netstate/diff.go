@@ -146,7 +146,7 @@ func sequence(k Kind, msgs []rawnl.Message, i int) string {
 	return ""
 }
 
-// increasing returns a longest subsequence of pairs, which are sorted by b, that is sorted by a as well.
+// increasing returns a longest subsequence of pairs, which are sorted by b, that is sorted by a as well, from its end.
 func increasing(pairs []pair) []pair {
 	var ends []int // ends[n] is where the best subsequence of n+1 pairs ends
 	before := make([]int, len(pairs))

@@ -92,6 +92,14 @@ func nexthopAdd(m rawnl.Message) rawnl.Message {
 	return join(unix.RTM_NEWNEXTHOP, unix.NLM_F_CREATE|unix.NLM_F_EXCL, hdr, attrs)
 }
 
+func nexthopDelete(m rawnl.Message) rawnl.Message {
+	hdr, attrs, err := split(m, sizeofNhMsg)
+	if err != nil {
+		return m
+	}
+	return join(unix.RTM_DELNEXTHOP, 0, append([]byte{unix.AF_UNSPEC}, make([]byte, len(hdr)-1)...), only(attrs, unix.NHA_ID))
+}
+
 // isGroup reports whether a nexthop refers to others, which must exist before it.
 func isGroup(m rawnl.Message) bool {
 	_, attrs, err := split(m, sizeofNhMsg)
@@ -142,6 +150,17 @@ func (n *neighMsg) carried() bool {
 	return n.proxy() || n.state()&(unix.NUD_PERMANENT|neighLearned) != 0
 }
 
+// tidyNeigh removes from a dumped entry when it was used, confirmed and updated, which is another time in every dump.
+func tidyNeigh(m rawnl.Message) rawnl.Message {
+	if len(m.Data) < sizeofNdMsg || rawnl.Get(m.Data[sizeofNdMsg:], unix.NDA_CACHEINFO) == nil {
+		return m
+	}
+	attrs := rawnl.Rewrite(m.Data[sizeofNdMsg:], func(a rawnl.Attr) (rawnl.Attr, bool) {
+		return a, a.Kind() != unix.NDA_CACHEINFO && a.Kind() != unix.NDA_PROBES
+	})
+	return rawnl.Message{Type: m.Type, Data: append(slices.Clone(m.Data[:sizeofNdMsg]), attrs...)}
+}
+
 // normalizeNeigh makes all states in which a learned entry is usable one: stale, which means that the
 // entry is used at once and confirmed in the background.
 func normalizeNeigh(m rawnl.Message) rawnl.Message {
@@ -167,6 +186,17 @@ func neighAdd(m rawnl.Message) rawnl.Message {
 		binary.NativeEndian.PutUint16(m.Data[8:], unix.NUD_PERMANENT)
 	}
 	return m
+}
+
+func neighDelete(m rawnl.Message) rawnl.Message {
+	hdr, attrs, err := split(m, sizeofNdMsg)
+	if err != nil {
+		return m
+	}
+	out := join(unix.RTM_DELNEIGH, 0, hdr, only(attrs, unix.NDA_DST))
+	out.Data[10] &= unix.NTF_PROXY
+	out.Data[8], out.Data[9], out.Data[11] = 0, 0, 0 // the state and the type, of which a strict kernel wants none
+	return out
 }
 
 // Address labels. struct ifaddrlblmsg: family, reserved, prefixlen, flags, index, seq.

@@ -873,18 +873,23 @@ func (p *planner) neighbours() []Op {
 
 // settled returns the operations that end the special treatment of IPv6 during the build.
 func (p *planner) settled() []Op {
-	var ops []Op
-	for _, m := range p.s.Messages[KindAddress] {
-		a, err := parseAddress(m)
-		if err == nil && a.family == unix.AF_INET6 && a.flags&unix.IFA_F_NODAD == 0 && p.byIdx[a.index] != nil && !p.byIdx[a.index].loopback() {
-			ops = append(ops, Op{Verb: "set", Kind: KindAddress, Object: m, Msg: addressSettle(&a)})
-		}
-	}
+	ops := p.settledAddresses()
 	for i := range p.links {
 		l := &p.links[i]
 		mode, ok := l.ipv6()
 		if fallback := l.fallback(); ok && (!fallback && mode != inet6AddrGenModeNone || fallback && l.flags&iffUp != 0) {
 			ops = append(ops, Op{Verb: "set", Kind: KindLink, Object: p.msgs[l.index], Msg: encodeLink(unix.AF_UNSPEC, l.index, 0, 0, []rawnl.Attr{genMode(l, mode)})})
+		}
+	}
+	return ops
+}
+
+func (p *planner) settledAddresses() []Op {
+	var ops []Op
+	for _, m := range p.s.Messages[KindAddress] {
+		a, err := parseAddress(m)
+		if err == nil && a.family == unix.AF_INET6 && a.flags&unix.IFA_F_NODAD == 0 && p.byIdx[a.index] != nil && !p.byIdx[a.index].loopback() {
+			ops = append(ops, Op{Verb: "set", Kind: KindAddress, Object: m, Msg: addressSettle(&a)})
 		}
 	}
 	return ops
@@ -902,7 +907,7 @@ func settle(kind Kind, have []rawnl.Message, want []Op) []Op {
 	}
 	var deletions []Op
 	remove := func(m rawnl.Message) {
-		if del, ok := deletion(kind, m); ok {
+		if del, ok := deletion(kind, m); ok && !byItself(kind, m) {
 			deletions = append(deletions, Op{Verb: "delete", Kind: kind, Object: m, Msg: del})
 		}
 	}
@@ -946,30 +951,6 @@ func settle(kind Kind, have []rawnl.Message, want []Op) []Op {
 		return append(slices.Insert(ops, 0, first...), deletions...)
 	}
 	return append(deletions, ops...)
-}
-
-// deletion returns the request that deletes an object; false if it is none of ours to delete.
-func deletion(kind Kind, m rawnl.Message) (rawnl.Message, bool) {
-	switch kind {
-	case KindAddress:
-		a, err := parseAddress(m)
-		return addressDelete(&a), err == nil
-	case KindRoute:
-		r, err := parseRoute(m)
-		return routeDelete(&r), err == nil && !r.followsDAD() // a capture may have come before it
-	case KindRule:
-		return ruleDelete(m), true
-	case KindAddrLabel:
-		return addrLabelDelete(m), true
-	case KindFDB:
-		n, err := parseNeigh(m)
-		return fdbDelete(m), err == nil && !learnedFDB(&n)
-	case KindMDB:
-		return mdbDelete(m), true
-	case KindBridgeVLAN:
-		return vlanInput(m, unix.RTM_DELLINK), true
-	}
-	return rawnl.Message{}, false
 }
 
 // normalize removes from a dumped object what changes without anybody setting it. Each kind's function says

@@ -15,7 +15,7 @@ import (
 // many, or as "N-M" which ones. A seed that fails prints how to repeat it, and its script.
 func TestRandom(t *testing.T) {
 	needRoot(t)
-	first, last := seeds(t)
+	first, last := seeds(t, 400)
 	kinds := slices.DeleteFunc([]string{"dummy", "vlan", "ipvlan", "vrf", "ipip"}, func(kind string) bool { return lack(t, kind) != "" })
 	next := make(chan uint64)
 	var workers sync.WaitGroup
@@ -42,10 +42,10 @@ func TestRandom(t *testing.T) {
 	workers.Wait()
 }
 
-func seeds(t *testing.T) (first, last uint64) {
+func seeds(t *testing.T, usual uint64) (first, last uint64) {
 	text := os.Getenv("NSMIGRATE_SEEDS")
 	if text == "" {
-		return 1, 400
+		return 1, usual
 	}
 	from, to, found := strings.Cut(text, "-")
 	if !found {
@@ -87,7 +87,15 @@ type generator struct {
 type gate struct{ addr, own, dev string }
 
 func randomScript(seed uint64, kinds []string) string {
-	g := &generator{Rand: rand.New(rand.NewPCG(seed, 0)), kinds: kinds, joined: map[string]string{}}
+	return newGenerator(seed, kinds).script()
+}
+
+func newGenerator(seed uint64, kinds []string) *generator {
+	return &generator{Rand: rand.New(rand.NewPCG(seed, 0)), kinds: kinds, joined: map[string]string{}}
+}
+
+// script returns the commands that make a namespace.
+func (g *generator) script() string {
 	early := g.sysctlLines("all", "default")
 	if !g.chance(10) {
 		// Duplicate address detection takes a second and more.
@@ -98,6 +106,15 @@ func randomScript(seed uint64, kinds []string) string {
 		g.link(i)
 	}
 	g.settings()
+	g.network()
+	for _, dev := range g.devices {
+		g.sysctls.WriteString(g.sysctlLines(dev))
+	}
+	return early + batch("ip", &g.links) + g.host.String() + batch("bridge", &g.bridge) + batch("ip", &g.ip) + g.tables(4) + g.sysctls.String()
+}
+
+// network adds what is above the links.
+func (g *generator) network() {
 	for range g.IntN(8) {
 		g.address()
 	}
@@ -110,17 +127,19 @@ func randomScript(seed uint64, kinds []string) string {
 		g.rule()
 		g.neighbour()
 	}
-	for _, dev := range g.devices {
-		g.sysctls.WriteString(g.sysctlLines(dev))
-	}
+}
+
+// tables returns commands that make less than n tables of nftables, or more of what is in them.
+func (g *generator) tables(n int) string {
 	var nft strings.Builder
-	for i := range g.IntN(4) {
+	for i := range g.IntN(n) {
 		fmt.Fprintf(&nft, "nft -f - <<X || true\n%sX\n", g.table(i))
 	}
-	batch := func(tool string, lines *strings.Builder) string {
-		return tool + " -force -batch - <<X 2>/dev/null || true\n" + lines.String() + "X\n"
-	}
-	return early + batch("ip", &g.links) + g.host.String() + batch("bridge", &g.bridge) + batch("ip", &g.ip) + nft.String() + g.sysctls.String()
+	return nft.String()
+}
+
+func batch(tool string, lines *strings.Builder) string {
+	return tool + " -force -batch - <<X 2>/dev/null || true\n" + lines.String() + "X\n"
 }
 
 func (g *generator) chance(percent int) bool { return g.IntN(100) < percent }

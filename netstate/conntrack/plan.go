@@ -42,9 +42,15 @@ func Plan(msgs []rawnl.Message) ([]rawnl.Message, error) {
 		}
 	}
 	var plan []rawnl.Message
-	for _, m := range mastersFirst(msgs) {
+	for _, m := range mastersFirst(msgs, msgs) {
 		plan = append(plan, create(m))
 	}
+	return append(plan, expectations(msgs)...), nil
+}
+
+// expectations returns the requests for the expectations among the messages of a capture.
+func expectations(msgs []rawnl.Message) []rawnl.Message {
+	var plan []rawnl.Message
 	for _, m := range msgs {
 		if m.Type != typeExpect {
 			continue
@@ -57,7 +63,7 @@ func Plan(msgs []rawnl.Message) ([]rawnl.Message, error) {
 			plan = append(plan, rawnl.Message{Type: m.Type, Data: m.Data})
 		}
 	}
-	return plan, nil
+	return plan
 }
 
 // inMastersZone returns an expectation with the zone of its master, which the kernel asks for and doesn't
@@ -82,36 +88,43 @@ func inMastersZone(expect rawnl.Message, msgs []rawnl.Message) rawnl.Message {
 	return expect
 }
 
-// mastersFirst returns the entries in an order in which every master precedes those that name it. An entry
-// that names a master which isn't there is returned without it.
-func mastersFirst(msgs []rawnl.Message) []rawnl.Message {
+// mastersFirst returns the entries among some messages of a capture in an order in which every master precedes those
+// that name it. An entry that names a master which isn't in the capture is returned without it.
+func mastersFirst(some, all []rawnl.Message) []rawnl.Message {
 	var ordered, waiting []rawnl.Message
-	known := map[string]bool{}
-	add := func(m rawnl.Message) {
-		ordered = append(ordered, m)
-		known[string(rawnl.Get(attrsOf(m), ctaTupleOrig))] = true
-	}
-	for _, m := range msgs {
+	pending := map[string]bool{} // tuples that an entry of the messages has yet to get
+	for _, m := range some {
 		switch {
 		case m.Type != typeEntry:
 		case rawnl.Get(attrsOf(m), ctaTupleMaster) != nil:
 			waiting = append(waiting, m)
+			pending[string(rawnl.Get(attrsOf(m), ctaTupleOrig))] = true
 		default:
-			add(m)
+			ordered = append(ordered, m)
+		}
+	}
+	if len(waiting) == 0 {
+		return ordered
+	}
+	known := map[string]bool{}
+	for _, m := range all {
+		if tuple := rawnl.Get(attrsOf(m), ctaTupleOrig); m.Type == typeEntry && !pending[string(tuple)] {
+			known[string(tuple)] = true
 		}
 	}
 	for len(waiting) > 0 {
 		var still []rawnl.Message
 		for _, m := range waiting {
 			if known[string(rawnl.Get(attrsOf(m), ctaTupleMaster))] {
-				add(m)
+				ordered = append(ordered, m)
+				known[string(rawnl.Get(attrsOf(m), ctaTupleOrig))] = true
 			} else {
 				still = append(still, m)
 			}
 		}
 		if len(still) == len(waiting) {
 			for _, m := range still {
-				add(request(m.Type, familyOf(m), rawnl.EncodeAttrs(without(attrsOf(m), ctaTupleMaster))))
+				ordered = append(ordered, request(m.Type, familyOf(m), rawnl.EncodeAttrs(without(attrsOf(m), ctaTupleMaster))))
 			}
 			break
 		}
@@ -211,11 +224,7 @@ func reconcile(plan, existing []rawnl.Message) (deletes, creates []rawnl.Message
 			if bytes.Equal(Normalize(create(there)).Data, Normalize(m).Data) {
 				continue
 			}
-			attrs := rawnl.AppendAttr(nil, ctaTupleOrig|unix.NLA_F_NESTED, rawnl.Get(attrsOf(m), ctaTupleOrig))
-			if zone := rawnl.Get(attrsOf(m), ctaZone); zone != nil {
-				attrs = rawnl.AppendAttr(attrs, ctaZone, zone)
-			}
-			deletes = append(deletes, request(m.Type|requestDelete, familyOf(m), attrs))
+			deletes = append(deletes, remove(m))
 		}
 		creates = append(creates, m)
 	}

@@ -10,9 +10,10 @@ import (
 	"github.com/nsmigrate/nsmigrate/netstate/rawnl"
 )
 
-// Apply makes the sets of a plan in a namespace that has none. It is not atomic: after an error some sets may have
-// been made. The error names the set that was refused, and wraps [*rawnl.Error] if the kernel was asked to make it.
-// Nothing is made if a set does what this kernel's sets can't do.
+// Apply carries out a plan: that of [Plan] in a namespace that has no sets, that of [Change] in one that has those of
+// the earlier capture. It is not atomic: after an error some of it may have been done. The error names the set that was
+// refused, and wraps [*rawnl.Error] if the kernel was asked to make it. Nothing is made if a set does what this kernel's
+// sets can't do.
 func Apply(ctx context.Context, n *ns.NS, plan []rawnl.Message) error {
 	plan, err := adapt(ctx, n, plan)
 	if err != nil {

@@ -13,7 +13,6 @@ import (
 	"fmt"
 	"os"
 	"slices"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -154,7 +153,7 @@ func elements(version byte, dumped []rawnl.Message) []rawnl.Message {
 			size += rawnl.Align(len(data))
 		}
 	}
-	if !strings.HasPrefix(rawnl.CString(rawnl.Get(attrsOf(dumped[0]), attrTypename)), "list:") {
+	if !isList(dumped[0]) {
 		slices.SortFunc(list, bytes.Compare)
 	}
 	head := request(typeElement, about(version, rawnl.Get(attrsOf(dumped[0]), attrSetname))).Data

@@ -29,6 +29,10 @@ func Describe(m rawnl.Message) string {
 		return "add " + nameOf(m) + " " + describeElement(data)
 	case subsystem | cmdDestroy:
 		return "destroy " + nameOf(m)
+	case subsystem | cmdFlush:
+		return "flush " + nameOf(m)
+	case subsystem | cmdDelete:
+		return "del " + strings.TrimPrefix(Describe(rawnl.Message{Type: typeElement, Data: m.Data}), "add ")
 	}
 	return fmt.Sprintf("ipset message %#x", m.Type)
 }

@@ -15,8 +15,10 @@ const (
 	cmdProtocol = 1
 	cmdCreate   = 2
 	cmdDestroy  = 3
+	cmdFlush    = 4
 	cmdList     = 7
 	cmdAdd      = 9
+	cmdDelete   = 10
 	cmdType     = 13
 	cmdByName   = 14
 

@@ -22,7 +22,13 @@ func Apply(ctx context.Context, n *ns.NS, plan []rawnl.Message) error {
 	}
 	defer c.Close()
 	if err := c.Transaction(ctx, unix.NFNL_SUBSYS_NFTABLES, plan); err != nil {
-		return fmt.Errorf("apply nftables: %w", rawnl.Named(err, plan, func(m rawnl.Message) string { return "add " + Describe(m) }))
+		return fmt.Errorf("apply nftables: %w", rawnl.Named(err, plan, func(m rawnl.Message) string {
+			switch kindOf(m) {
+			case unix.NFT_MSG_DELTABLE, unix.NFT_MSG_DELRULE, unix.NFT_MSG_DELOBJ, unix.NFT_MSG_DELSETELEM:
+				return "delete " + Describe(m)
+			}
+			return "add " + Describe(m)
+		}))
 	}
 	return nil
 }

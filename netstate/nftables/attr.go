@@ -49,6 +49,7 @@ const (
 	flowtableFlags  = 7
 
 	tableFlagOwner     = 0x2
+	setFlagObject      = 0x40
 	setFlagConcat      = 0x80
 	chainFlagBinding   = 0x4
 	quotaFlagDepleted  = 0x2

@@ -126,11 +126,17 @@ func dumpAll(ctx context.Context, c *rawnl.Conn) ([]rawnl.Message, error) {
 	return append(all, rules...), nil
 }
 
-// dump runs one dump and leaves out what belongs to a lock table.
+// dump runs one dump and leaves out what belongs to a lock table, and in every message the number of the generation,
+// which is another one after each change of whatever table.
 func dump(ctx context.Context, c *rawnl.Conn, req rawnl.Message) ([]rawnl.Message, error) {
 	msgs, err := c.Dump(ctx, req)
 	if err != nil {
 		return nil, err
+	}
+	for _, m := range msgs {
+		if len(m.Data) >= nfgenLen {
+			clear(m.Data[2:nfgenLen])
+		}
 	}
 	return slices.DeleteFunc(msgs, func(m rawnl.Message) bool {
 		return strings.HasPrefix(tableOf(m), LockPrefix)

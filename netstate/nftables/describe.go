@@ -17,6 +17,10 @@ import (
 func Describe(m rawnl.Message) string {
 	b := attrsOf(m)
 	switch kindOf(m) {
+	case unix.NFT_MSG_DELTABLE, unix.NFT_MSG_DELRULE, unix.NFT_MSG_DELOBJ, unix.NFT_MSG_DELSETELEM:
+		made := m
+		made.Type -= 2 // each kind of object has three: to make, get and delete one
+		return nameOf(made)
 	case unix.NFT_MSG_NEWTABLE:
 		return nameOf(m) + describeTable(b)
 	case unix.NFT_MSG_NEWCHAIN:

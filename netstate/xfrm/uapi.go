@@ -13,6 +13,8 @@ const (
 	getState      = 0x12
 	typePolicy    = 0x13 // XFRM_MSG_NEWPOLICY
 	getPolicy     = 0x15
+	flushStates   = 0x1c
+	flushPolicies = 0x1d
 	typeThreshold = 0x24 // XFRM_MSG_NEWSPDINFO
 	getThreshold  = 0x25
 	typeDefault   = 0x27 // XFRM_MSG_SETDEFAULT
