@@ -2,6 +2,7 @@ package netstate_test
 
 import (
 	"context"
+	"slices"
 	"testing"
 
 	"github.com/nsmigrate/nsmigrate/netstate"
@@ -117,6 +118,69 @@ func BenchmarkLinks(b *testing.B) {
 			target := newNS(b)
 			b.StartTimer()
 			if err := netstate.Build(context.Background(), target, s, netstate.BuildOptions{Host: host}); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}
+
+// BenchmarkUpdate brings a namespace back and forth between two states of a running service: other neighbours,
+// lifetimes and counters.
+func BenchmarkUpdate(b *testing.B) {
+	needRoot(b)
+	host, source := arrange(b, container+`
+		ip addr add fd07::1/64 dev eth0 nodad valid_lft 5000 preferred_lft 4000; nft add rule inet filter input counter
+		for i in $(seq 50); do echo "neigh add 10.0.0.$i lladdr 02:00:00:00:00:01 dev eth0 nud stale"; done | ip -batch -
+		for i in $(seq 100); do conntrack -I -s 10.0.0.2 -d 192.0.2.$i -p tcp --sport 1000 --dport 80 --state ESTABLISHED --timeout 1000 -u SEEN_REPLY,ASSURED; done >/dev/null`)
+	first := capture(b, source, host)
+	sh(b, source, `
+		for i in $(seq 20); do echo "neigh change 10.0.0.$i lladdr 02:00:00:00:00:02 dev eth0 nud stale"; done | ip -batch -
+		for i in $(seq 20); do conntrack -D -d 192.0.2.$i; done >/dev/null 2>&1
+		nft replace rule inet filter input handle $(nft -a list chain inet filter input | sed -n 's/.*counter.*handle //p') counter packets 9 bytes 9`)
+	again, err := netstate.Capture(context.Background(), source, netstate.CaptureOptions{Host: host, Prev: first})
+	if err != nil {
+		b.Fatal(err)
+	}
+	states := []*netstate.State{first, again}
+	b.Run("difference", func(b *testing.B) {
+		for b.Loop() {
+			if _, err := netstate.Difference(first, again); err != nil {
+				b.Fatal(err)
+			}
+		}
+		d, _ := delta(b, first, again)
+		b.ReportMetric(float64(len(d)), "B")
+	})
+	b.Run("difference of nothing", func(b *testing.B) {
+		for b.Loop() {
+			if _, err := netstate.Difference(again, again); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("apply", func(b *testing.B) {
+		_, d := delta(b, first, again)
+		for b.Loop() {
+			if _, err := d.Apply(first); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	target, opts := newNS(b), netstate.BuildOptions{Host: otherHost(b)}
+	if err := netstate.Build(context.Background(), target, first, opts); err != nil {
+		b.Fatal(err)
+	}
+	b.Run("update", func(b *testing.B) {
+		for b.Loop() {
+			if err := netstate.Update(context.Background(), target, states[0], states[1], opts); err != nil {
+				b.Fatal(err)
+			}
+			slices.Reverse(states)
+		}
+	})
+	b.Run("update by nothing", func(b *testing.B) {
+		for b.Loop() {
+			if err := netstate.Update(context.Background(), target, states[0], states[0], opts); err != nil {
 				b.Fatal(err)
 			}
 		}

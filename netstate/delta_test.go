@@ -240,6 +240,11 @@ func FuzzDelta(f *testing.F) {
 		if _, err := netstate.ReadState(bytes.NewReader(written(t, next))); err != nil {
 			t.Fatalf("accepted, and refused as a state: %v", err)
 		}
+		if plan, err := netstate.PlanUpdate(base, next); err == nil {
+			for _, batch := range plan {
+				_ = batch.Text(next)
+			}
+		}
 		_, d = delta(t, base, next)
 		if same, err := d.Apply(base); err != nil || !bytes.Equal(written(t, same), written(t, next)) {
 			t.Fatalf("the difference that it makes is another one: %v", err)

@@ -50,3 +50,11 @@ func Redrawn(s, other *State) []string {
 	}
 	return pairs
 }
+
+// PlanUpdate decides how a namespace is updated, without one.
+func PlanUpdate(old, next *State) ([]Batch, error) {
+	if err := rebuilt(old, next); err != nil {
+		return nil, err
+	}
+	return planUpdate(old, next, Site{})
+}

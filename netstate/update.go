@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"path"
 	"reflect"
 	"slices"
 	"time"
@@ -232,7 +233,10 @@ func planUpdate(old, next *State, site Site) ([]Batch, error) {
 	if u.is, err = newPlanner(next, site); err != nil {
 		return nil, err
 	}
-	addresses := u.addresses()
+	addresses, err := u.addresses()
+	if err != nil {
+		return nil, err
+	}
 	nexthops := u.nexthops()
 	// Routes end with what they go through, and neighbours with the last address of their device.
 	derived := len(addresses) > 0 || len(nexthops) > 0
@@ -310,16 +314,25 @@ func (u *updater) touched(kind Kind) (gone, come []rawnl.Message) {
 	return gone, come
 }
 
-// addresses returns the operations that change addresses; those of IPv6 are settled at once.
-func (u *updater) addresses() []Op {
+// addresses returns the operations that change addresses; those of IPv6 are settled at once. With an address that
+// manages temporary ones the kernel would make another one of these, which only a build can prevent.
+func (u *updater) addresses() ([]Op, error) {
 	ops := u.settle(KindAddress, (*planner).addresses)
 	var added []rawnl.Message
 	for _, op := range ops {
-		if op.Verb == "add" {
-			added = append(added, op.Object)
+		a, err := parseAddress(op.Object)
+		if op.Verb != "add" || err != nil {
+			continue
+		}
+		added = append(added, op.Object)
+		device := u.is.byIdx[a.index].name
+		if a.flags&unix.IFA_F_MANAGETEMPADDR != 0 && slices.ContainsFunc(u.next.Sysctls, func(c Sysctl) bool {
+			return sysctlDevice(c.Path) == device && path.Base(c.Path) == "use_tempaddr" && c.Value != "0"
+		}) {
+			return nil, &RebuildError{Kind: KindAddress.String(), Object: u.next.objectText(KindAddress, op.Object)}
 		}
 	}
-	return append(ops, u.is.with(KindAddress, added).settledAddresses()...)
+	return append(ops, u.is.with(KindAddress, added).settledAddresses()...), nil
 }
 
 // nexthops returns the operations that change nexthops. When any was altered all are stated again: groups lose the

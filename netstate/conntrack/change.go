@@ -36,7 +36,7 @@ func Update(ctx context.Context, n *ns.NS, gone, come, next []rawnl.Message) err
 	if err != nil {
 		return fmt.Errorf("update conntrack: %w", err)
 	}
-	defer c.Close()
+	defer c.Leave()
 	if err := plan.apply(ctx, c); err != nil {
 		return fmt.Errorf("update conntrack: %w", err)
 	}

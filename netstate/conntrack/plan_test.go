@@ -99,5 +99,16 @@ func FuzzMessages(f *testing.F) {
 				t.Errorf("planned %x", p.Data)
 			}
 		}
+		if valid {
+			for _, c := range [][3][]rawnl.Message{{nil, {m}, {m}}, {{m}, nil, nil}, {{m}, {m}, {m}}} {
+				changes, err := conntrack.Change(c[0], c[1], c[2])
+				if err != nil {
+					t.Error(err)
+				}
+				for _, p := range changes {
+					conntrack.Describe(p)
+				}
+			}
+		}
 	})
 }

@@ -205,5 +205,14 @@ func FuzzMessages(f *testing.F) {
 		if _, err := ipset.Plan([]rawnl.Message{m}); valid != (err == nil) {
 			t.Errorf("valid %v, plan %v", valid, err)
 		}
+		if valid {
+			for _, c := range [][3][]rawnl.Message{{nil, {m}, {m}}, {{m}, nil, nil}, {{m}, {m}, {m}}} {
+				if plan, err := ipset.Change(c[0], c[1], c[2]); err == nil {
+					for _, p := range plan {
+						ipset.Describe(p)
+					}
+				}
+			}
+		}
 	})
 }

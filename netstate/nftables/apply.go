@@ -20,7 +20,7 @@ func Apply(ctx context.Context, n *ns.NS, plan []rawnl.Message) error {
 	if err != nil {
 		return fmt.Errorf("apply nftables: %w", err)
 	}
-	defer c.Close()
+	defer c.Leave()
 	if err := c.Transaction(ctx, unix.NFNL_SUBSYS_NFTABLES, plan); err != nil {
 		return fmt.Errorf("apply nftables: %w", rawnl.Named(err, plan, func(m rawnl.Message) string {
 			switch kindOf(m) {

@@ -113,6 +113,13 @@ func FuzzMessages(f *testing.F) {
 		if !valid && err == nil {
 			t.Errorf("planned an invalid message")
 		}
+		for _, c := range [][2][]rawnl.Message{{nil, {m}}, {{m}, nil}, {{m}, {m, m}}} {
+			if plan, err := nftables.Change(c[0], c[1]); valid && err == nil {
+				for _, p := range plan {
+					nftables.Describe(p)
+				}
+			}
+		}
 		if !bytes.Equal(before.Data, m.Data) {
 			t.Errorf("the plan changed its input")
 		}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -95,6 +96,13 @@ func (c *Conn) widen() error {
 
 // Close closes the socket.
 func (c *Conn) Close() error { return unix.Close(c.fd) }
+
+// Leave closes the socket a moment later. To close a netfilter socket takes some milliseconds if anybody just removed
+// objects of nf_tables in its namespace: the kernel waits until they can be freed (nft_rcv_nl_event).
+func (c *Conn) Leave() { time.AfterFunc(leaveAfter, func() { c.Close() }) }
+
+// leaveAfter is longer than a grace period of RCU.
+const leaveAfter = 100 * time.Millisecond
 
 // Error is the kernel's refusal of a message.
 type Error struct {
