@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 
@@ -121,6 +122,19 @@ func peerUp(u *Uplink, peer int32) []Op {
 	return ops
 }
 
+// rulesForGateways returns the operations that put the main table in front of the rules. A gateway has to be reachable
+// when it is stated, which the rules may keep it from: they may have come after it, or it was stated with its link. Every
+// packet without a mark agrees with these rules, and no other rule with a request to delete them.
+func rulesForGateways() []Op {
+	var ops []Op
+	for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
+		m := join(unix.RTM_NEWRULE, unix.NLM_F_CREATE, []byte{family, 0, 0, 0, unix.RT_TABLE_MAIN, 0, 0, unix.FR_ACT_TO_TBL, 0, 0, 0, 0},
+			[]rawnl.Attr{u32Attr(unix.FRA_PRIORITY, 0), u32Attr(unix.FRA_FWMARK, 0), u32Attr(unix.FRA_FWMASK, math.MaxUint32)})
+		ops = append(ops, Op{Verb: "add", Kind: KindRule, Object: m, Msg: m})
+	}
+	return ops
+}
+
 // connect returns the batches that release the namespace's side.
 func (p *planner) connect() []Batch {
 	var wake []Op
@@ -148,13 +162,18 @@ func (p *planner) connect() []Batch {
 	nexthopsWaited := len(p.ups) > 0 && len(nexthops) > 0
 	if asleep || nexthopsWaited {
 		batches = append(batches, p.ipv6On())
-	}
-	if nexthopsWaited {
-		batches = append(batches, Batch{Name: "nexthops", Patient: true, Ops: nexthops}, Batch{Name: "forwarding entries", Settle: KindFDB, Ops: p.fdb()})
-	}
-	if asleep || nexthopsWaited {
+		ruled := slices.ContainsFunc(p.s.Messages[KindRule], func(m rawnl.Message) bool { return !implicit(KindRule, m) })
+		if ruled {
+			batches = append(batches, Batch{Name: "rules for gateways", Ops: rulesForGateways()})
+		}
+		if nexthopsWaited {
+			batches = append(batches, Batch{Name: "nexthops", Patient: true, Ops: nexthops}, Batch{Name: "forwarding entries", Settle: KindFDB, Ops: p.fdb()})
+		}
 		routes, order := p.routes()
 		batches = append(batches, Batch{Name: "routes", Settle: KindRoute, Ops: routes}, Batch{Name: "order of routes", Ops: order})
+		if ruled {
+			batches = append(batches, Batch{Name: "rules", Settle: KindRule, Ops: p.replay(KindRule, ruleAdd)})
+		}
 	}
 	return append(batches, p.lateSysctls(), Batch{Name: "states of links", Ops: p.states()}, Batch{Name: "neighbours", Ops: p.neighbours()})
 }

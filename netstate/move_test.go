@@ -356,3 +356,15 @@ func TestDiffEmpty(t *testing.T) {
 		t.Error("an altered namespace equals nil")
 	}
 }
+
+// TestHiddenGateways: rules that came after a route or a nexthop don't keep a namespace from being connected.
+func TestHiddenGateways(t *testing.T) {
+	needRoot(t)
+	move(t, `
+		ip link add eth0 address 02:11:22:33:44:55 type veth peer name va netns $HOST
+		ip addr add 10.1.0.2/24 dev eth0; ip addr add fd01::2/64 dev eth0 nodad; ip link set eth0 up; host ip link set va up
+		until ip nexthop add id 5 via 10.1.0.1 dev eth0; do sleep 0.1; done 2>/dev/null
+		ip nexthop add id 6 via fd01::1 dev eth0
+		ip route add 192.0.2.0/24 nhid 5; ip -6 route add 2001:db8::/64 nhid 6; ip route add 198.51.100.0/24 via 10.1.0.9
+		ip rule add pref 0 to 10.9.0.0/16 lookup main; ip rule add pref 1 blackhole; ip -6 rule add pref 1 blackhole`, toolCommands(), false)
+}

@@ -46,14 +46,23 @@ func normalizeRule(m rawnl.Message) rawnl.Message {
 }
 
 func ruleAdd(m rawnl.Message) rawnl.Message {
-	m = normalizeRule(m)
+	m = ruleWithPriority(m)
 	m.Flags = unix.NLM_F_CREATE | unix.NLM_F_EXCL
 	return m
 }
 
 func ruleDelete(m rawnl.Message) rawnl.Message {
-	m = normalizeRule(m)
+	m = ruleWithPriority(m)
 	m.Type = unix.RTM_DELRULE
+	return m
+}
+
+// ruleWithPriority says of a dumped rule that its preference is 0, which a dump leaves out: else the kernel chooses one.
+func ruleWithPriority(m rawnl.Message) rawnl.Message {
+	m = normalizeRule(m)
+	if len(m.Data) >= sizeofRuleHdr && rawnl.Get(m.Data[sizeofRuleHdr:], unix.FRA_PRIORITY) == nil {
+		m.Data = rawnl.AppendAttr(slices.Clone(m.Data), unix.FRA_PRIORITY, make([]byte, 4))
+	}
 	return m
 }
 

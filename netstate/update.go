@@ -327,7 +327,7 @@ func (u *updater) addresses() ([]Op, error) {
 		added = append(added, op.Object)
 		device := u.is.byIdx[a.index].name
 		if a.flags&unix.IFA_F_MANAGETEMPADDR != 0 && slices.ContainsFunc(u.next.Sysctls, func(c Sysctl) bool {
-			return sysctlDevice(c.Path) == device && path.Base(c.Path) == "use_tempaddr" && c.Value != "0"
+			return sysctlDevice(c.Path) == device && path.Base(c.Path) == "use_tempaddr" && c.Value != "0" && c.Value != "-1" // as lo has it
 		}) {
 			return nil, &RebuildError{Kind: KindAddress.String(), Object: u.next.objectText(KindAddress, op.Object)}
 		}

@@ -53,8 +53,9 @@ func (g *generator) change() string {
 		g.line(&g.ip, g.maybe("addr flush dev "+dev+" scope global", 15))
 		g.line(&g.ip, g.maybe("-6 addr flush dev "+dev, 5))
 		g.line(&g.ip, g.maybe("neigh flush dev "+dev+" nud all", 20))
-		g.line(&g.ip, g.maybe("route flush root 10."+n+".0.0/8", 10))
-		g.line(&g.ip, g.maybe("-6 route flush root fd0"+n+"::/16", 10))
+		// Not the kernel's own: without them no namespace can be built whose nexthops were reached through one.
+		g.line(&g.ip, g.maybe("route flush root 10."+n+".0.0/8 proto boot", 10))
+		g.line(&g.ip, g.maybe("-6 route flush root fd0"+n+"::/16 proto boot", 10))
 	}
 	for _, table := range []string{"main", "100", "7", "70000"} {
 		for _, family := range []string{"-4", "-6"} {
@@ -251,16 +252,16 @@ X
 		}},
 		{"connections", links + `
 			entry() { conntrack -I -s 10.1.0.1 -d 192.0.2.$1 -p tcp --sport 1000 --dport 80 --state $2 --timeout $3 -u SEEN_REPLY,ASSURED >/dev/null; }
-			entry 1 ESTABLISHED 1000; entry 2 ESTABLISHED 1000; entry 3 ESTABLISHED 1000; entry 4 FIN_WAIT 900
-			conntrack -I -s 10.1.0.1 -d 192.0.2.5 -p tcp --sport 1000 --dport 80 --state ESTABLISHED --timeout 1000 -u SEEN_REPLY -g 10.9.9.9 >/dev/null
-			conntrack -I -s 10.1.0.1 -d 192.0.2.6 -p udp --sport 53 --dport 53 --timeout 300 -m 7 >/dev/null`, `
+			entry 1 ESTABLISHED 9000; entry 2 ESTABLISHED 9000; entry 3 ESTABLISHED 9000; entry 4 FIN_WAIT 9000
+			conntrack -I -s 10.1.0.1 -d 192.0.2.5 -p tcp --sport 1000 --dport 80 --state ESTABLISHED --timeout 9000 -u SEEN_REPLY -g 10.9.9.9 >/dev/null
+			conntrack -I -s 10.1.0.1 -d 192.0.2.6 -p udp --sport 53 --dport 53 --timeout 9000 -m 7 >/dev/null`, `
 			conntrack -D -d 192.0.2.1 >/dev/null 2>&1; conntrack -U -p tcp -d 192.0.2.2 --state CLOSE_WAIT --timeout 60000 >/dev/null 2>&1
-			conntrack -D -d 192.0.2.3 >/dev/null 2>&1; conntrack -I -s 10.1.0.1 -d 192.0.2.3 -p tcp --sport 1000 --dport 80 --state SYN_SENT --timeout 100 >/dev/null
+			conntrack -D -d 192.0.2.3 >/dev/null 2>&1; conntrack -I -s 10.1.0.1 -d 192.0.2.3 -p tcp --sport 1000 --dport 80 --state SYN_SENT --timeout 9000 >/dev/null
 			conntrack -D -d 192.0.2.5 >/dev/null 2>&1
-			conntrack -I -s 10.1.0.1 -d 192.0.2.5 -p tcp --sport 1000 --dport 80 --state ESTABLISHED --timeout 1000 -u SEEN_REPLY -g 10.8.8.8 >/dev/null
+			conntrack -I -s 10.1.0.1 -d 192.0.2.5 -p tcp --sport 1000 --dport 80 --state ESTABLISHED --timeout 9000 -u SEEN_REPLY -g 10.8.8.8 >/dev/null
 			conntrack -U -d 192.0.2.6 -p udp -m 8 >/dev/null 2>&1
-			conntrack -I -s 10.1.0.1 -d 192.0.2.7 -p udp --sport 53 --dport 53 --timeout 300 >/dev/null`, []string{
-			`conntrack -L 2>/dev/null | sed -E 's/ ([0-9]*[0-9][0-9])[0-9]{2} / \1xx /; s/use=[0-9]+//' | tr -s ' ' | sort`,
+			conntrack -I -s 10.1.0.1 -d 192.0.2.7 -p udp --sport 53 --dport 53 --timeout 9000 >/dev/null`, []string{
+			`conntrack -L 2>/dev/null | sed -E 's/^([a-z]+ +[0-9]+) [0-9]{5} /\1 long /; s/^([a-z]+ +[0-9]+) [0-9]{1,4} /\1 short /; s/use=[0-9]+//' | tr -s ' ' | sort`,
 		}},
 		{"ipset", links + `
 			ipset create nets hash:net timeout 3000 counters comment; ipset add nets 10.66.0.0/16 comment bad timeout 0; ipset add nets 10.67.0.0/16; ipset add nets 10.68.0.0/16 packets 5 bytes 55
