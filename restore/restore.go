@@ -225,7 +225,7 @@ func (r *Restoration) Restore(ctx context.Context, dir string, m *checkpoint.Man
 
 // update takes over what changed at a service that ran on while its surroundings were built here.
 func (r *Restoration) update(ctx context.Context, dir string, m *checkpoint.Manifest, state *netstate.State) error {
-	anew := state != r.state
+	newTrees := false
 	if m != r.manifest {
 		planned, pids := r.manifest, r.newPIDs
 		r.manifest = m
@@ -233,11 +233,24 @@ func (r *Restoration) update(ctx context.Context, dir string, m *checkpoint.Mani
 			return err
 		}
 		same := func(a, b checkpoint.Tree) bool { return a.SameSurroundings(&b) }
-		anew = anew || !slices.Equal(pids, r.newPIDs) || !slices.EqualFunc(planned.Trees, m.Trees, same)
+		newTrees = !slices.Equal(pids, r.newPIDs) || !slices.EqualFunc(planned.Trees, m.Trees, same)
 	}
-	r.state = state
-	if anew {
-		if err := r.rebuild(ctx, dir); err != nil {
+	newNamespace, err := r.updateNamespace(ctx, state)
+	if err != nil {
+		return err
+	}
+	if newTrees || newNamespace {
+		if err := r.endTrees(); err != nil {
+			return err
+		}
+	}
+	if newNamespace {
+		if err := r.rebuildNamespace(ctx); err != nil {
+			return err
+		}
+	}
+	if newTrees || newNamespace {
+		if err := r.prepareTrees(dir); err != nil {
 			return err
 		}
 	}
@@ -250,8 +263,22 @@ func (r *Restoration) update(ctx context.Context, dir string, m *checkpoint.Mani
 	return r.openImage(dir)
 }
 
-// rebuild begins anew with what Build made.
-func (r *Restoration) rebuild(ctx context.Context, dir string) error {
+// updateNamespace brings the namespace to a state. It may have to be built anew for that, which takes the service longer.
+func (r *Restoration) updateNamespace(ctx context.Context, state *netstate.State) (anew bool, err error) {
+	built := r.state
+	if r.state = state; state == built {
+		return false, nil
+	}
+	err = netstate.Update(ctx, r.ns, built, state, r.buildOptions())
+	if errors.Is(err, netstate.ErrRebuild) {
+		r.tell("the service stood still for longer: %v", err)
+		return true, nil
+	}
+	return false, err
+}
+
+// endTrees takes back what prepareTrees did.
+func (r *Restoration) endTrees() error {
 	for _, t := range r.trees {
 		if err := t.kill(); err != nil {
 			return err
@@ -259,15 +286,17 @@ func (r *Restoration) rebuild(ctx context.Context, dir string) error {
 		t.close()
 	}
 	r.trees = nil
+	return nil
+}
+
+// rebuildNamespace begins anew with what buildNamespace made.
+func (r *Restoration) rebuildNamespace(ctx context.Context) error {
 	err := errors.Join(r.record.Undo(ctx), r.lock.Close(), r.ns.Close())
 	r.lock, r.ns = nil, nil // should what follows fail, they are not there to be undone
 	if err != nil {
 		return err
 	}
-	if err := r.buildNamespace(ctx); err != nil {
-		return err
-	}
-	return r.prepareTrees(dir)
+	return r.buildNamespace(ctx)
 }
 
 // prepareToLive does what must be done before the trees are whole but belongs to their life.

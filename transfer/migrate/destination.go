@@ -147,6 +147,21 @@ func parseState(b []byte) (*netstate.State, error) {
 	return state, nil
 }
 
+// changed returns the state that a difference makes of another one: the same one if there is none.
+func changed(state *netstate.State, delta []byte) (*netstate.State, error) {
+	d, err := netstate.ReadDelta(bytes.NewReader(delta))
+	if err != nil {
+		return nil, fmt.Errorf("the change of the network state is malformed: %w", err)
+	}
+	if d.Empty() {
+		return state, nil
+	}
+	if state, err = d.Apply(state); err != nil {
+		return nil, fmt.Errorf("the change of the network state is malformed: %w", err)
+	}
+	return state, nil
+}
+
 // Begin implements [handover.Host].
 func (d *Destination) Begin(_ context.Context, j *journal.Journal) error {
 	d.journal = j
@@ -167,6 +182,10 @@ func (d *Destination) Build(ctx context.Context) error {
 	if err := d.note(); err != nil {
 		return err
 	}
+	if err := saveBytes(d.journal, stateFile, d.offered); err != nil {
+		return err
+	}
+	d.offered = nil
 	for i := range d.manifest.Trees {
 		if err := os.MkdirAll(filepath.Join(dir, d.manifest.Trees[i].Dir), 0o700); err != nil {
 			return err
@@ -189,19 +208,17 @@ func (d *Destination) Prepare(ctx context.Context, final json.RawMessage) error 
 	if err := m.Validate(); err != nil {
 		return fmt.Errorf("the last manifest is malformed: %w", err)
 	}
-	last, err := os.ReadFile(filepath.Join(d.restored.Images, checkpoint.StateFile))
+	// The disk of the images is not that of the journal, which is for the process that may have to let the service live.
+	delta, err := os.ReadFile(filepath.Join(d.restored.Images, deltaFile))
 	if err != nil {
 		return err
 	}
-	if !bytes.Equal(last, d.offered) {
-		if d.state, err = parseState(last); err != nil {
-			return err
-		}
-	}
-	if err := saveBytes(d.journal, stateFile, last); err != nil {
+	if err := saveBytes(d.journal, deltaFile, delta); err != nil {
 		return err
 	}
-	d.offered = nil
+	if d.state, err = changed(d.state, delta); err != nil {
+		return err
+	}
 	flushed, err := d.placeFiles(ctx)
 	if err != nil {
 		return err
@@ -231,6 +248,12 @@ func (d *Destination) goLiveRecorded(ctx context.Context) error {
 	}
 	state, err := parseState(b)
 	if err != nil {
+		return err
+	}
+	if b, err = os.ReadFile(filepath.Join(d.journal.Path(), deltaFile)); err != nil {
+		return err
+	}
+	if state, err = changed(state, b); err != nil {
 		return err
 	}
 	return d.restored.Record.GoLive(ctx, state, d.restored.Uplinks)

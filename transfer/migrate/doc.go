@@ -41,7 +41,8 @@ type offer struct {
 const (
 	serviceFile = "service.json" // checkpoint.Record
 	restoreFile = "restore.json" // restored
-	stateFile   = "netns.state"  // the final network state, for going live
+	stateFile   = "netns.state"  // the network state that was offered; with the difference it is what goes live
+	deltaFile   = "netns.delta"  // netstate.Delta to the state of the frozen service
 )
 
 // save replaces a file of a journal's folder. It outlives this process, but not the host, which would take with it all

@@ -5,13 +5,13 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 
 	"github.com/nsmigrate/nsmigrate/checkpoint"
+	"github.com/nsmigrate/nsmigrate/netstate"
 	"github.com/nsmigrate/nsmigrate/transfer/handover"
 	"github.com/nsmigrate/nsmigrate/transfer/journal"
 )
@@ -28,6 +28,7 @@ type Source struct {
 	Guard    StartGuard
 
 	service *checkpoint.Service
+	offered *netstate.State
 	cargo   *cargo             // nil if no files travel
 	send    handover.SendEntry // of [Source.Freeze]
 	journal *journal.Journal
@@ -49,9 +50,10 @@ func (s *Source) Offer(ctx context.Context) (*handover.Offer, error) {
 	if err != nil {
 		return nil, err
 	}
+	s.offered = s.service.State()
 	var state bytes.Buffer
-	if _, err := s.service.State().WriteTo(&state); err != nil {
-		return nil, fmt.Errorf("write network state: %w", err)
+	if _, err := s.offered.WriteTo(&state); err != nil {
+		return nil, err
 	}
 	about, err := json.Marshal(s.About)
 	if err != nil {
@@ -110,7 +112,10 @@ func (s *Source) Freeze(ctx context.Context, send handover.SendEntry) (json.RawM
 	if err := s.service.Freeze(ctx); err != nil {
 		return nil, err
 	}
-	if err := sendTree(ctx, s.service.Image(), send); err != nil {
+	if err := s.sendDelta(ctx, send); err != nil {
+		return nil, err
+	}
+	if err := sendImage(ctx, s.service.Image(), send); err != nil {
 		return nil, err
 	}
 	return json.Marshal(s.service.Manifest())
@@ -125,14 +130,27 @@ func (s *Source) sendFinal(ctx context.Context) error {
 	return s.cargo.finish(ctx, s.send)
 }
 
-// sendTree sends the files below a directory.
-func sendTree(ctx context.Context, dir string, send handover.SendEntry) error {
+// sendDelta sends what became of the network state since it was offered.
+func (s *Source) sendDelta(ctx context.Context, send handover.SendEntry) error {
+	d, err := netstate.Difference(s.offered, s.service.State())
+	if err != nil {
+		return err
+	}
+	var delta bytes.Buffer
+	if _, err := d.WriteTo(&delta); err != nil {
+		return err
+	}
+	return send(ctx, deltaFile, int64(delta.Len()), &delta)
+}
+
+// sendImage sends the files of an image, without the network state.
+func sendImage(ctx context.Context, dir string, send handover.SendEntry) error {
 	return filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
 			return err
 		}
 		name, err := filepath.Rel(dir, path)
-		if err != nil {
+		if err != nil || name == checkpoint.StateFile {
 			return err
 		}
 		f, err := os.Open(path)
