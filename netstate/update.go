@@ -267,7 +267,7 @@ func planUpdate(old, next *State, site Site) ([]Batch, error) {
 	batches = append(batches,
 		Batch{Name: "multicast forwarding entries", Ops: u.settle(KindMDB, func(p *planner) []Op { return p.replay(KindMDB, mdbAdd) })},
 		Batch{Name: "lifetimes", Ops: u.lifetimes()})
-	return slices.DeleteFunc(batches, func(b Batch) bool { return len(b.Ops) == 0 }), nil
+	return slices.DeleteFunc(batches, func(b Batch) bool { return len(b.Ops) == 0 && b.Settle == 0 }), nil
 }
 
 // with returns a planner that knows these messages alone of a kind.

@@ -50,8 +50,10 @@ func (g *generator) change() string {
 	g.bridge.Reset()
 	for i, dev := range append([]string{"lo"}, g.devices...) {
 		n := strconv.Itoa(i)
-		g.line(&g.ip, g.maybe("addr flush dev "+dev+" scope global", 15))
-		g.line(&g.ip, g.maybe("-6 addr flush dev "+dev, 5))
+		flush := g.maybe("addr flush dev "+dev+" scope global\n", 15) + g.maybe("-6 addr flush dev "+dev+"\n", 5)
+		if flush != "" { // a nexthop outlives the address by which its gateway was reached, but can't be made without it
+			g.line(&g.ip, flush+"nexthop flush dev "+dev)
+		}
 		g.line(&g.ip, g.maybe("neigh flush dev "+dev+" nud all", 20))
 		// Not the kernel's own: without them no namespace can be built whose nexthops were reached through one.
 		g.line(&g.ip, g.maybe("route flush root 10."+n+".0.0/8 proto boot", 10))
@@ -216,6 +218,7 @@ func updateCases() []updateCase {
 			for d in p1 p2; do ip link set $d master br7; done; for d in br7 p1 p2 q1 q2; do ip link set $d up; done
 			bridge fdb add 02:00:00:00:00:01 dev p1 master static; bridge fdb add 02:00:00:00:00:02 dev p1 master permanent; bridge fdb add 02:00:00:00:00:03 dev p1 self
 			bridge fdb add 02:00:00:00:00:04 dev p1 master dynamic; bridge fdb add 02:00:00:00:00:05 dev p1 master dynamic
+			for p in p1 p2; do until bridge -d link show dev $p | grep -q 'state forwarding'; do :; done; done
 			bridge mdb add dev br7 port p1 grp 239.1.1.1 permanent; bridge mdb add dev br7 port p2 grp 239.1.1.2 permanent`, `
 			bridge fdb del 02:00:00:00:00:01 dev p1 master; bridge fdb replace 02:00:00:00:00:02 dev p2 master static; bridge fdb del 02:00:00:00:00:03 dev p1 self
 			bridge fdb replace 02:00:00:00:00:04 dev p2 master dynamic; bridge fdb del 02:00:00:00:00:05 dev p1 master; bridge fdb add 02:00:00:00:00:06 dev p2 self
