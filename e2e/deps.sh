@@ -14,6 +14,9 @@ nft                   nftables
 iptables-legacy-save  iptables
 ipset                 ipset
 conntrack             conntrack
+nfacct                nfacct
+nfct                  nfct
+ebtables-legacy       ebtables
 ip                    iproute2
 redis-server          redis-server
 redis-cli             redis-tools

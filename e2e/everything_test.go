@@ -31,7 +31,7 @@ func TestEverything(t *testing.T) {
 	}
 	w.says(w.nsmigrate(w.B, "diff", "empty", was), 1, "+ link 1001: va ", "+ tc qdisc htb 1:", "+ ipset ", "+ genl mptcp ", "+ xfrm policy ")
 	sections := []string{
-		"links", "addresses", "nexthops", "routes", "rules", "neighbours", "fdb", "mdb", "addrlabels", "tc", "ipset", "nft", "conntrack", "xfrm", "genl",
+		"links", "addresses", "nexthops", "routes", "rules", "neighbours", "fdb", "mdb", "addrlabels", "tc", "netfilter", "ipset", "nft", "conntrack", "xfrm", "genl",
 		"sysctls that were altered", "legacy iptables", "uplinks",
 	}
 	for i, title := range sections {

@@ -16,6 +16,7 @@ import (
 	"github.com/nsmigrate/nsmigrate/netstate/genl"
 	"github.com/nsmigrate/nsmigrate/netstate/ipset"
 	"github.com/nsmigrate/nsmigrate/netstate/iptables"
+	"github.com/nsmigrate/nsmigrate/netstate/netfilter"
 	"github.com/nsmigrate/nsmigrate/netstate/nftables"
 	"github.com/nsmigrate/nsmigrate/netstate/ns"
 	"github.com/nsmigrate/nsmigrate/netstate/rawnl"
@@ -276,7 +277,7 @@ func captureUplinksAndLosses(ctx context.Context, n, host *ns.NS, links []link) 
 	if err != nil {
 		return nil, nil, err
 	}
-	losses, err := findLosses(ctx, n, nl, links)
+	losses, err := findLosses(ctx, n, host, nl, links, uplinks)
 	return uplinks, losses, err
 }
 
@@ -355,6 +356,8 @@ func validateMessage(k Kind, m rawnl.Message) error {
 		return xfrm.Validate(m)
 	case KindGeneric:
 		return genl.Validate(m)
+	case KindNetfilter:
+		return netfilter.Validate(m)
 	}
 	size, typ := headerOf(k)
 	if m.Type != typ || m.Flags != 0 {

@@ -15,6 +15,7 @@ import (
 	"github.com/nsmigrate/nsmigrate/netstate/conntrack"
 	"github.com/nsmigrate/nsmigrate/netstate/genl"
 	"github.com/nsmigrate/nsmigrate/netstate/ipset"
+	"github.com/nsmigrate/nsmigrate/netstate/netfilter"
 	"github.com/nsmigrate/nsmigrate/netstate/nftables"
 	"github.com/nsmigrate/nsmigrate/netstate/rawnl"
 	"github.com/nsmigrate/nsmigrate/netstate/tc"
@@ -218,6 +219,8 @@ func decode(kind Kind, m rawnl.Message, names linkNames) []item {
 		return []item{{"text", "", ipset.Describe(m)}}
 	case KindXFRM:
 		return []item{{"text", "", xfrm.Describe(m)}}
+	case KindNetfilter:
+		return []item{{"text", "", netfilter.Describe(m)}}
 	case KindGeneric:
 		return []item{{"text", "", genl.Describe(m, names.of)}}
 	}

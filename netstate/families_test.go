@@ -30,6 +30,11 @@ func familyCases() []struct {
 			iptables-nft -A INPUT -m set --match-set blocked src -j DROP
 			iptables-nft -A INPUT -p tcp -m set --match-set ports dst -j ACCEPT
 			iptables-legacy -A FORWARD -m set --match-set all src -j DROP`},
+		{"accounts and timeout policies, and the rules that use them", `
+			nfacct add web; nfacct add much byte 100000; nfacct add few packet 1000
+			nfct timeout add long inet tcp established 77777 close 7; nfct timeout add short inet6 udp unreplied 5 replied 6
+			iptables-legacy -A FORWARD -m nfacct --nfacct-name web; iptables-nft -A FORWARD -m nfacct --nfacct-name few
+			iptables-legacy -t raw -A PREROUTING -p tcp -j CT --timeout long`},
 		{"IPsec policies", `
 			ip xfrm policy add src 10.0.0.0/8 dst 192.0.2.0/24 dir out priority 7 tmpl src 10.0.0.1 dst 192.0.2.1 proto esp reqid 5 mode tunnel
 			ip xfrm policy add src 192.0.2.0/24 dst 10.0.0.0/8 dir in if_id 77 tmpl src 192.0.2.1 dst 10.0.0.1 proto esp mode tunnel
@@ -89,6 +94,7 @@ func familyCommands() []string {
 		`for d in $(ls /proc/sys/net/ipv4/conf); do echo class show dev $d; for at in "" ingress egress; do echo filter show dev $d $at; done; done | tc -force -batch - 2>/dev/null || true`,
 		"ipset save | sort | sed 's/timeout [1-9][0-9]*/timeout/'",
 		"iptables-legacy-save | grep -v '^#' || true",
+		"echo accounts; nfacct list; nfct timeout list",
 		"ip xfrm policy; ip xfrm policy getdefault",
 		"ip -s xfrm state",
 	}

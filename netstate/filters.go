@@ -8,6 +8,7 @@ import (
 	"github.com/nsmigrate/nsmigrate/netstate/genl"
 	"github.com/nsmigrate/nsmigrate/netstate/ipset"
 	"github.com/nsmigrate/nsmigrate/netstate/iptables"
+	"github.com/nsmigrate/nsmigrate/netstate/netfilter"
 	"github.com/nsmigrate/nsmigrate/netstate/nftables"
 	"github.com/nsmigrate/nsmigrate/netstate/ns"
 	"github.com/nsmigrate/nsmigrate/netstate/rawnl"
@@ -34,6 +35,12 @@ func (s *State) captureFilters(ctx context.Context, n *ns.NS, prev *State) error
 	}
 	if len(msgs) > 0 {
 		s.Messages[KindConntrack] = msgs
+	}
+	if msgs, err = netfilter.Capture(ctx, n); err != nil {
+		return err
+	}
+	if len(msgs) > 0 {
+		s.Messages[KindNetfilter] = msgs
 	}
 	if msgs, err = ipset.Capture(ctx, n); err != nil {
 		return err
@@ -81,11 +88,17 @@ func (s *State) captureOthers(ctx context.Context, n *ns.NS) error {
 	return nil
 }
 
-// buildFilters replays the packet filters, after the sets that their rules refer to, and then the connections that
-// they track.
+// buildFilters replays the packet filters, after the sets and other objects that their rules refer to, and then the
+// connections that they track.
 func (b *builder) buildFilters(ctx context.Context) error {
-	plan, err := ipset.Plan(b.s.Messages[KindIPSet])
+	plan, err := netfilter.Plan(b.s.Messages[KindNetfilter])
 	if err != nil {
+		return err
+	}
+	if err := netfilter.Apply(ctx, b.n, plan); err != nil {
+		return err
+	}
+	if plan, err = ipset.Plan(b.s.Messages[KindIPSet]); err != nil {
 		return err
 	}
 	if err := ipset.Apply(ctx, b.n, plan); err != nil {

@@ -286,6 +286,8 @@ func kindCases() []kindCase {
 			ip route add 192.0.2.0/24 nhid 2; ip route add 198.51.100.0/24 nhid 1 metric 5; ip -6 route add 2001:db8::/32 nhid 3`, ""},
 		{"promiscuous and multicast flags", "dummy", `
 			ip link add d0 type dummy; ip link set d0 promisc on; ip link set d0 allmulticast on arp off multicast off; ip link set d0 up`, ""},
+		{"legacy ebtables", "/sys/module/ebtables", `
+			ip link add br7 type bridge; ebtables-legacy -A FORWARD -p arp -j DROP; ebtables-legacy -t nat -P OUTPUT DROP; ebtables-legacy -t broute -L >/dev/null`, "ebtables table filter: ;ebtables table nat: "},
 		{"a dummy without a carrier", "dummy", `ip link add d0 type dummy; ip link set d0 up; ip link set d0 carrier off; ip addr add 10.3.0.1/24 dev d0`, ""},
 	}
 }

@@ -13,22 +13,39 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nsmigrate/nsmigrate/netstate/netfilter"
 	"github.com/nsmigrate/nsmigrate/netstate/ns"
 	"github.com/nsmigrate/nsmigrate/netstate/rawnl"
 )
 
 // findLosses looks for the objects that no kind of a State holds. It asks only what answers without loading a
 // module: a subsystem that is not there has no objects.
-func findLosses(ctx context.Context, n *ns.NS, nl *rawnl.Conn, links []link) ([]Loss, error) {
+func findLosses(ctx context.Context, n, host *ns.NS, nl *rawnl.Conn, links []link, uplinks []Uplink) ([]Loss, error) {
 	routes, err := routeLosses(ctx, n, nl)
 	if err != nil {
 		return nil, err
 	}
-	bpf, err := bpfLosses(n, links)
+	bpf, err := bpfLosses(n, host, links, uplinks)
 	if err != nil {
 		return nil, err
 	}
-	return slices.Concat(routes, bpf), nil
+	tables, err := netfilter.EBTables(n)
+	if err != nil {
+		return nil, err
+	}
+	return slices.Concat(routes, bpf, ebtablesLosses(tables)), nil
+}
+
+// ebtablesLosses names tables of the legacy ebtables.
+func ebtablesLosses(tables []string) []Loss {
+	var losses []Loss
+	for _, table := range tables {
+		losses = append(losses, Loss{
+			Kind: "ebtables", Object: "table " + table, Reason: "the rules of the legacy ebtables are not carried",
+			Remedy: "move them to nftables, which is: ebtables-legacy-save | ebtables-nft-restore, then ebtables-legacy -t " + table + " -F",
+		})
+	}
+	return losses
 }
 
 // routeLosses finds routes of families that are not carried.

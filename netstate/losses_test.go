@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nsmigrate/nsmigrate/netstate"
+	"github.com/nsmigrate/nsmigrate/netstate/ns"
 	"github.com/nsmigrate/nsmigrate/netstate/rawnl"
 )
 
@@ -68,31 +69,59 @@ func TestLossBPF(t *testing.T) {
 	needRoot(t)
 	host, source := newNS(t), newNS(t)
 	sh(t, source, "ip link add e0 index 9 type ifb")
-	attach := func(prog, target int, attachType uint32) {
-		var attr [32]byte // union bpf_attr of BPF_LINK_CREATE
-		binary.NativeEndian.PutUint32(attr[0:], uint32(prog))
-		binary.NativeEndian.PutUint32(attr[4:], uint32(target))
-		binary.NativeEndian.PutUint32(attr[8:], attachType)
-		err := source.Do(func() error {
-			fd, _, errno := unix.Syscall(unix.SYS_BPF, unix.BPF_LINK_CREATE, uintptr(unsafe.Pointer(&attr)), uintptr(len(attr)))
-			if errno != 0 {
-				return errno
-			}
-			t.Cleanup(func() { unix.Close(int(fd)) })
-			return nil
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
+	attachBPF(t, source, loadBPF(t, unix.BPF_PROG_TYPE_SCHED_CLS, 0), 9, unix.BPF_TCX_EGRESS)
+	attachBPF(t, source, loadBPF(t, unix.BPF_PROG_TYPE_SK_LOOKUP, unix.BPF_SK_LOOKUP), source.Fd(), unix.BPF_SK_LOOKUP)
+	checkLost(t, source, host, "bpf tcx egress dev e0", "bpf socket lookup")
+}
+
+// TestLossBPFNetkit attaches programs to pairs of netkit devices, inside and to the host: those of both ends are told
+// at the primary one.
+func TestLossBPFNetkit(t *testing.T) {
+	needRoot(t)
+	if why := lack(t, "netkit"); why != "" {
+		t.Skip(why)
 	}
-	attach(loadBPF(t, unix.BPF_PROG_TYPE_SCHED_CLS, 0), 9, unix.BPF_TCX_EGRESS)
-	attach(loadBPF(t, unix.BPF_PROG_TYPE_SK_LOOKUP, unix.BPF_SK_LOOKUP), source.Fd(), unix.BPF_SK_LOOKUP)
+	const primary, peer = 54, 55 // enum bpf_attach_type
+	host, source := arrange(t, `
+		ip link add ka index 1007 type netkit
+		host ip link add kb index 1009 type netkit; host ip link set nk0 name eth0; host ip link set eth0 netns $HOST_TARGET`)
+	prog := loadBPF(t, unix.BPF_PROG_TYPE_SCHED_CLS, 0)
+	attachBPF(t, source, prog, 1007, primary)
+	attachBPF(t, source, prog, 1007, peer)
+	attachBPF(t, host, prog, 1009, primary)
+	attachBPF(t, host, prog, 1009, peer)
+	checkLost(t, source, host, "bpf netkit dev ka", "bpf netkit peer of dev ka", "bpf netkit dev eth0")
+}
+
+// checkLost compares what is lost with what a capture says.
+func checkLost(t *testing.T, n, host *ns.NS, want ...string) {
+	t.Helper()
 	var got []string
-	for _, l := range capture(t, source, host).Losses() {
+	for _, l := range capture(t, n, host).Losses() {
 		got = append(got, l.Kind+" "+l.Object)
 	}
-	if want := []string{"bpf tcx egress dev e0", "bpf socket lookup"}; !slices.Equal(got, want) {
+	if !slices.Equal(got, want) {
 		t.Errorf("losses %q, want %q", got, want)
+	}
+}
+
+// attachBPF attaches a program to an interface index or a descriptor in a namespace (BPF_LINK_CREATE of bpf(2)).
+func attachBPF(t *testing.T, n *ns.NS, prog, target int, attachType uint32) {
+	t.Helper()
+	var attr [32]byte // union bpf_attr
+	binary.NativeEndian.PutUint32(attr[0:], uint32(prog))
+	binary.NativeEndian.PutUint32(attr[4:], uint32(target))
+	binary.NativeEndian.PutUint32(attr[8:], attachType)
+	err := n.Do(func() error {
+		fd, _, errno := unix.Syscall(unix.SYS_BPF, unix.BPF_LINK_CREATE, uintptr(unsafe.Pointer(&attr)), uintptr(len(attr)))
+		if errno != 0 {
+			return errno
+		}
+		t.Cleanup(func() { unix.Close(int(fd)) })
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 }
 

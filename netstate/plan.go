@@ -15,6 +15,7 @@ import (
 	"github.com/nsmigrate/nsmigrate/netstate/conntrack"
 	"github.com/nsmigrate/nsmigrate/netstate/genl"
 	"github.com/nsmigrate/nsmigrate/netstate/ipset"
+	"github.com/nsmigrate/nsmigrate/netstate/netfilter"
 	"github.com/nsmigrate/nsmigrate/netstate/nftables"
 	"github.com/nsmigrate/nsmigrate/netstate/rawnl"
 	"github.com/nsmigrate/nsmigrate/netstate/tc"
@@ -987,6 +988,8 @@ func normalize(kind Kind, m rawnl.Message) rawnl.Message {
 		return xfrm.Normalize(m)
 	case KindGeneric:
 		return genl.Normalize(m)
+	case KindNetfilter:
+		return netfilter.Normalize(m)
 	}
 	return m
 }

@@ -34,13 +34,14 @@ const (
 	KindVLANOption Kind = 16 // options of the VLANs of bridges and their ports, where they are not the usual ones
 	KindVNI        Kind = 17 // VNI filters of vxlans
 	KindGeneric    Kind = 18 // objects of generic netlink families, see package genl
+	KindNetfilter  Kind = 19 // accounts and timeout policies of netfilter, see package netfilter
 )
 
 // kinds lists all kinds in rendering order.
 func kinds() []Kind {
 	return []Kind{
 		KindLink, KindBridgeVLAN, KindVLANOption, KindVNI, KindAddress, KindNexthop, KindRoute, KindRule, KindNeigh, KindFDB, KindMDB,
-		KindAddrLabel, KindTC, KindIPSet, KindNFTables, KindConntrack, KindXFRM, KindGeneric,
+		KindAddrLabel, KindTC, KindNetfilter, KindIPSet, KindNFTables, KindConntrack, KindXFRM, KindGeneric,
 	}
 }
 
@@ -78,6 +79,8 @@ func (k Kind) String() string {
 		return "xfrm"
 	case KindGeneric:
 		return "genl"
+	case KindNetfilter:
+		return "netfilter"
 	case KindVLANOption:
 		return "vlan option"
 	case KindVNI:
@@ -93,7 +96,7 @@ func (k Kind) plural() string {
 		return "addresses"
 	case KindNeigh:
 		return "neighbours"
-	case KindFDB, KindMDB, KindNFTables, KindConntrack, KindTC, KindIPSet, KindXFRM, KindGeneric:
+	case KindFDB, KindMDB, KindNFTables, KindConntrack, KindTC, KindIPSet, KindXFRM, KindGeneric, KindNetfilter:
 		return k.String()
 	}
 	return k.String() + "s"

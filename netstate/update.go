@@ -101,7 +101,7 @@ func refused(ctx context.Context, err error) error {
 
 // rebuilt returns the error if the States differ in what is not updated. Nothing has been changed then.
 func rebuilt(old, next *State) error {
-	for _, k := range []Kind{KindLink, KindBridgeVLAN, KindVLANOption, KindVNI, KindTC, KindGeneric} {
+	for _, k := range []Kind{KindLink, KindBridgeVLAN, KindVLANOption, KindVNI, KindTC, KindGeneric, KindNetfilter} {
 		gone, come := altered(k, old, next)
 		for _, part := range []struct {
 			s    *State
@@ -153,6 +153,9 @@ func (s *State) objectText(k Kind, m rawnl.Message) string {
 // altered returns the objects of a kind that only one of the States has, without those that are not built.
 func altered(k Kind, old, next *State) (gone, come []rawnl.Message) {
 	gone, come = unequal(old.Messages[k], next.Messages[k])
+	if k == KindNetfilter {
+		return gone, come // what an account has counted can only be stated when it is made
+	}
 	counts := map[string]int{}
 	for _, m := range gone {
 		counts[identity(k, m)]++

@@ -307,6 +307,7 @@ func TestUpdateRefused(t *testing.T) {
 		{"queueing discipline", "tc qdisc add dev e0 root tbf rate 1mbit burst 10k limit 30k", "tc qdisc"},
 		{"ruleset", "iptables-legacy -A INPUT -j DROP", "ruleset of iptables-legacy"},
 		{"set", "ipset create more hash:ip", `set "more" was made`},
+		{"account", "nfacct add web", "netfilter nfacct web"},
 		{"uplink", "host ip addr add 10.9.9.9/32 dev veth-svc", "uplink eth0"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

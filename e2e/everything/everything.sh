@@ -58,6 +58,7 @@ ip neigh replace 10.30.0.5 lladdr 02:00:00:00:00:05 dev va extern_learn; ip neig
 # --- packet filters, sets, connections: what the kernel sends by itself changes none of them ---
 ipset create blocked hash:net timeout 0 comment counters; ipset add blocked 10.66.0.0/16 comment bad; ipset create ports bitmap:port range 0-100; ipset add ports 80
 ipset create all list:set; ipset add all blocked
+nfacct add counted byte 100000; nfct timeout add long inet tcp established 77777; iptables-legacy -A FORWARD -m nfacct --nfacct-name counted
 nft -f - <<X
 	table inet filter {
 		comment "all of it"

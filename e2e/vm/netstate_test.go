@@ -26,10 +26,11 @@ func testKinds(pattern string) func(*testing.T, lane) {
 }
 
 // testFallback runs those tests that need or change the fallback devices that each module of a tunnel puts into every
-// namespace.
+// namespace, and finds the programs that are attached to links of a kind that only such a kernel has.
 func testFallback(t *testing.T, l lane) {
 	l.test(t, "modprobe -a ip_gre ip6_gre ipip ip6_tunnel sit ip_vti ip6_vti mpls_iptunnel",
-		testRun{"netstate", "^TestKinds$/^fallback", ""}, testRun{"netstate", "^TestFallbackDevices$", ""})
+		testRun{"netstate", "^TestKinds$/^fallback", ""}, testRun{"netstate", "^TestFallbackDevices$", ""},
+		testRun{"netstate", "^TestLossBPFNetkit$", ""})
 }
 
 // testFamilies runs the tests of the packages below netstate that carry a family of objects each: most qdiscs, IPsec,
@@ -43,7 +44,7 @@ func testFamilies(t *testing.T, l lane) {
 }
 
 func families() []string {
-	return []string{"netstate/tc", "netstate/ipset", "netstate/xfrm", "netstate/genl"}
+	return []string{"netstate/tc", "netstate/ipset", "netstate/netfilter", "netstate/xfrm", "netstate/genl"}
 }
 
 // testRun is a run of a package's tests.
