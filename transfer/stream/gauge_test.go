@@ -74,3 +74,16 @@ func TestGaugeLink(t *testing.T) {
 		t.Errorf("a link of %d bytes a second was taken for one of %v", windowBytes, got)
 	}
 }
+
+// A little data that a new encoder took long for does not decide about all that follows.
+func TestGaugeColdEncoder(t *testing.T) {
+	g := newGauge(2)
+	g.packed(16<<10, 8<<10, 5*time.Millisecond)
+	if !g.try() {
+		t.Error("zstd was given up after a few pages")
+	}
+	g.packed(frameSize, frameSize/5, 3*time.Millisecond)
+	if !g.try() {
+		t.Errorf("zstd of a fifth at %.0f MB/s is not used on a link that wasn't measured", 1e-6/g.cost)
+	}
+}

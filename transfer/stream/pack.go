@@ -184,8 +184,9 @@ const (
 type gauge struct {
 	mu      sync.Mutex
 	workers float64
-	ratio   float64 // of zstd, 0 if unknown
+	ratio   float64 // of zstd
 	cost    float64 // seconds a byte takes one worker
+	tried   int     // bytes that went through zstd: less than a frame say little, and a new encoder is slow
 	since   int     // frames since zstd was tried
 
 	rates  []float64 // bytes a second on the wire in the last windows
@@ -200,7 +201,7 @@ func (g *gauge) try() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.since++
-	if g.ratio == 0 || g.since >= probeEvery || g.pays() {
+	if g.tried < frameSize || g.since >= probeEvery || g.pays() {
 		g.since = 0
 		return true
 	}
@@ -231,11 +232,11 @@ func (g *gauge) packed(from, to int, took time.Duration) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	ratio, cost := float64(to)/float64(from), max(took.Seconds(), 1e-9)/float64(from)
-	if g.ratio == 0 {
-		g.ratio, g.cost = ratio, cost
-		return
-	}
 	weight := smoothing * float64(from) / frameSize
+	if g.tried < frameSize { // the mean of all so far
+		weight = float64(from) / float64(g.tried+from)
+	}
+	g.tried += from
 	g.ratio += weight * (ratio - g.ratio)
 	g.cost += weight * (cost - g.cost)
 }
