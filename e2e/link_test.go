@@ -27,7 +27,8 @@ type link struct {
 	mu     sync.Mutex
 	cut    bool
 	lines  []*line
-	mangle func([]byte) // what happens to the bytes that the source sends; may be nil
+	mangle func([]byte)  // what happens to the bytes that the source sends; may be nil
+	stuck  chan struct{} // while nothing moves, either way; closed when it does again
 }
 
 // line is one connection over a link.
@@ -47,6 +48,7 @@ func (w *world) linkTo(h *lab.Host) *link {
 	w.Cleanup(func() {
 		listener.Close()
 		l.sever()
+		l.flow()
 		if text, err := os.ReadFile(l.path + ".log"); err == nil && w.Failed() {
 			w.Logf("what was said by those who received on %s:\n%s", h.Name, text)
 		}
@@ -106,28 +108,57 @@ func (l *link) connect(conn net.Conn) error {
 	n := &line{conn: conn, in: in, out: out, receive: p}
 	l.lines = append(l.lines, n)
 	go func() {
-		io.Copy(writer{l, in}, conn) //nolint:errcheck // either side may end
+		io.Copy(writer{l, in, true}, conn) //nolint:errcheck // either side may end
 		in.Close()
 	}()
 	go func() {
-		io.Copy(conn, out) //nolint:errcheck // either side may end
+		io.Copy(writer{l, conn, false}, out) //nolint:errcheck // either side may end
 		conn.Close()
 	}()
 	return nil
 }
 
 type writer struct {
-	l *link
-	w io.Writer
+	l          *link
+	w          io.Writer
+	fromSource bool
 }
 
 func (w writer) Write(b []byte) (int, error) {
 	w.l.mu.Lock()
-	if w.l.mangle != nil {
+	if w.l.mangle != nil && w.fromSource {
 		w.l.mangle(b)
 	}
+	stuck := w.l.stuck
 	w.l.mu.Unlock()
+	if stuck != nil {
+		<-stuck
+	}
 	return w.w.Write(b)
+}
+
+// stall has nothing move any more, either way, while both sides keep their connection.
+func (l *link) stall() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.stuck = make(chan struct{})
+}
+
+// flow ends a stall.
+func (l *link) flow() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.stuck != nil {
+		close(l.stuck)
+		l.stuck = nil
+	}
+}
+
+// first is who received first on the link since it was last cut.
+func (l *link) first() *lab.Process {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.lines[0].receive
 }
 
 // sever cuts the link until mend: what runs loses its connection, and nothing new gets through.

@@ -26,6 +26,7 @@ type world struct {
 	*lab.Lab
 	ctx context.Context
 	svc lab.NetNS
+	all []lab.NetNS // svc, and others that a test makes
 
 	wire      *lab.Wire // the client's
 	forgotten int       // segments seen there that are in order
@@ -49,7 +50,7 @@ func newWorld(t *testing.T, o ...lab.Options) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{T: t, Lab: l, ctx: ctx, svc: lab.Service(), empty: map[*lab.Host]lab.Snapshot{}}
+	w := &world{T: t, Lab: l, ctx: ctx, svc: lab.Service(), all: []lab.NetNS{lab.Service()}, empty: map[*lab.Host]lab.Snapshot{}}
 	t.Cleanup(func() { w.check(l.Close()) })
 	w.programs()
 	for _, h := range l.Hosts() {
@@ -156,8 +157,14 @@ func (w *world) serve(args ...string) {
 // listening waits until the port is open on host A, so that no attempt to connect is answered with a RST.
 func (w *world) listening(port string) {
 	w.Helper()
+	w.listeningIn(w.svc.Name, port)
+}
+
+// listeningIn is listening for a namespace.
+func (w *world) listeningIn(netns, port string) {
+	w.Helper()
 	w.check(lab.Eventually(w.limit(), func() error {
-		out, err := w.A.Output(w.ctx, "ip", "netns", "exec", "svc", "ss", "-tlnH", "sport", "=", ":"+port)
+		out, err := w.A.Output(w.ctx, "ip", "netns", "exec", netns, "ss", "-tlnH", "sport", "=", ":"+port)
 		if err == nil && out == "" {
 			err = fmt.Errorf("nobody listens on port %s", port)
 		}
@@ -270,7 +277,7 @@ func (w *world) forgetClosings() {
 }
 
 func (w *world) isService(a netip.Addr) bool {
-	return a.String() == w.svc.IPv4 || a.String() == w.svc.IPv6
+	return slices.ContainsFunc(w.all, func(n lab.NetNS) bool { return a.String() == n.IPv4 || a.String() == n.IPv6 })
 }
 
 // ask asks the peer's service at an address for an exchange over all links inside its tree.
@@ -316,6 +323,7 @@ func (w *world) ok(h *lab.Host, args ...string) lab.Result {
 // Exit codes are part of the program's interface.
 const (
 	exitOK            = 0
+	exitError         = 1
 	exitUsage         = 2
 	exitRefused       = 3
 	exitDumpFailed    = 4

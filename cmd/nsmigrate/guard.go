@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nsmigrate/nsmigrate/transfer/handover"
 	"github.com/nsmigrate/nsmigrate/transfer/journal"
 	"github.com/nsmigrate/nsmigrate/transfer/migrate"
 )
@@ -22,6 +23,10 @@ const guardArg = "nsguard"
 
 // guardLog is where a guard says what it did, in the journal's folder.
 const guardLog = "guard.log"
+
+// guardAsks is how long a guard asks the other host in one go. In between a person can decide, for whom the journal is
+// free then.
+const guardAsks = 5 * time.Second
 
 // guardTime bounds how long a guard tries to recover; then it is left to a person.
 const guardTime = 10 * time.Minute
@@ -92,7 +97,7 @@ func beGuard(args []string) status {
 	defer cancel()
 	dir := journal.Dir{Path: args[0]}
 	for wait := 10 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
-		r, err := recoverOne(ctx, dir, args[1], journal.Role(args[2]), recoverOptions{})
+		r, err := recoverOne(ctx, dir, args[1], journal.Role(args[2]), recoverOptions{askFor: guardAsks})
 		switch {
 		case err == nil:
 			u.say("%s", r)
@@ -101,6 +106,9 @@ func beGuard(args []string) status {
 			return statusOK // somebody else was faster
 		}
 		u.say("%v", err)
+		if _, asked := errors.AsType[*handover.InDoubtError](err); asked {
+			wait = max(wait, time.Second)
+		}
 		select {
 		case <-ctx.Done():
 			return statusError

@@ -79,12 +79,15 @@ func (u *ui) receive(ctx context.Context, rw io.ReadWriteCloser, r receiver, adm
 	}
 	d := &migrate.Destination{Options: restore.Options{CRIU: r.criu}, Guard: startGuard, OnLive: r.onLive, Admit: admit}
 	defer d.Close()
-	_, err := handover.Receive(ctx, handover.Over(conn), journal.Dir{Path: r.stateDir}, d, handover.Options{
+	report, err := handover.Receive(ctx, handover.Over(conn), journal.Dir{Path: r.stateDir}, d, handover.Options{
 		Reopen: func(_ context.Context, j *journal.Journal) (handover.Host, error) {
 			return migrate.ReopenDestination(j)
 		},
 		At: faults(os.Getenv),
 	})
+	if err == nil && report.Leftover != nil {
+		err = &leftBehindError{err: report.Leftover}
+	}
 	return err
 }
 

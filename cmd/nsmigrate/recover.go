@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"strings"
 	"time"
@@ -135,6 +136,28 @@ func recoverOne(ctx context.Context, dir journal.Dir, id string, role journal.Ro
 	return r, err
 }
 
+// insist is recoverOne with a person's word: it waits for a process that works on the migration, which perhaps asks the
+// other host in vain, to let go of it.
+func insist(ctx context.Context, dir journal.Dir, id string, role journal.Role, o recoverOptions) (recovered, error) {
+	const pause = 50 * time.Millisecond // shorter than that of a guard
+	patience, cancel := context.WithTimeout(ctx, o.askFor)
+	defer cancel()
+	for {
+		r, err := recoverOne(ctx, dir, id, role, o)
+		if errors.Is(err, fs.ErrNotExist) {
+			err = journal.ErrFinished // meanwhile
+		}
+		if !errors.Is(err, journal.ErrBusy) {
+			return r, err
+		}
+		select {
+		case <-time.After(pause):
+		case <-patience.Done():
+			return r, err
+		}
+	}
+}
+
 func (u *ui) recover(ctx context.Context, dir journal.Dir, id string, o recoverOptions) error {
 	list, err := dir.List()
 	if err != nil {
@@ -146,7 +169,11 @@ func (u *ui) recover(ctx context.Context, dir journal.Dir, id string, o recoverO
 		if c.Finished() || id != "" && c.ID != id {
 			continue
 		}
-		r, err := recoverOne(ctx, dir, c.ID, c.Role, o)
+		recoverIt := recoverOne
+		if o.force != handover.ForceNothing {
+			recoverIt = insist
+		}
+		r, err := recoverIt(ctx, dir, c.ID, c.Role, o)
 		if errors.Is(err, journal.ErrFinished) {
 			continue
 		}

@@ -80,8 +80,9 @@ func (e *InDoubtError) Error() string {
 		hint = "look at the destination, then decide on this host"
 	}
 	fmt.Fprintf(&s, "\n  hint: %s\n"+
-		"        if you are sure that the service lives there: nsmigrate recover --force-live %s\n"+
-		"        if you are sure that it doesn't and never will: nsmigrate recover --force-abort %s", hint, e.ID, e.ID)
+		"        if you are sure that the service lives there: nsmigrate recover --force-live %s (else no copy is left)\n"+
+		"        if you are sure that it doesn't and never will: nsmigrate recover --force-abort %s (else two copies live)",
+		hint, e.ID, e.ID)
 	return s.String()
 }
 

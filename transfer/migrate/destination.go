@@ -46,6 +46,7 @@ type restored struct {
 	Images  string                           `json:"images,omitempty"` // directory of ours
 	Uplinks map[string]netstate.UplinkTarget `json:"uplinks,omitempty"`
 	Record  *restore.Record                  `json:"record,omitempty"`
+	OnLive  string                           `json:"on_live,omitempty"` // to be run yet
 }
 
 // Store implements [handover.Host].
@@ -178,7 +179,7 @@ func (d *Destination) Build(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	d.restored.Images = dir
+	d.restored.Images, d.restored.OnLive = dir, d.OnLive
 	if err := d.note(); err != nil {
 		return err
 	}
@@ -289,21 +290,45 @@ func (d *Destination) Undo(ctx context.Context) error {
 	return errors.Join(err, d.undoFiles(ctx), d.removeImages())
 }
 
-// runHook tells whoever routes to the service that it is here.
+// runHook tells whoever routes to the service that it is here: once, whether it succeeds or not, and again only if this
+// process dies meanwhile.
 func (d *Destination) runHook(ctx context.Context) error {
-	if d.OnLive == "" || d.restore == nil {
+	if d.restored.OnLive == "" {
 		return nil
 	}
-	report := d.restore.Report()
-	cmd := exec.CommandContext(ctx, "/bin/sh", "-c", d.OnLive)
-	cmd.Env = append(os.Environ(), "NSMIGRATE_ID="+d.journal.ID, "NSMIGRATE_NETNS="+report.NetNS)
-	if len(report.PIDs) > 0 {
-		cmd.Env = append(cmd.Env, fmt.Sprintf("NSMIGRATE_PID=%d", report.PIDs[0]))
+	cmd := exec.CommandContext(ctx, "/bin/sh", "-c", d.restored.OnLive)
+	cmd.Env = append(os.Environ(), "NSMIGRATE_ID="+d.journal.ID)
+	if name, pid := d.where(); name != "" {
+		cmd.Env = append(cmd.Env, "NSMIGRATE_NETNS="+name)
+		if pid > 0 {
+			cmd.Env = append(cmd.Env, fmt.Sprintf("NSMIGRATE_PID=%d", pid))
+		}
 	}
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("the service lives, but the command for that failed: %w: %s", err, bytes.TrimSpace(out))
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		err = fmt.Errorf("the service lives, but the command for that failed: %w: %s", err, bytes.TrimSpace(out))
 	}
-	return nil
+	d.restored.OnLive = ""
+	return errors.Join(err, d.note())
+}
+
+// where returns the service's namespace and first process; pid is 0 if it has none.
+func (d *Destination) where() (name string, pid int) {
+	if d.restore != nil {
+		report := d.restore.Report()
+		if len(report.PIDs) > 0 {
+			pid = report.PIDs[0]
+		}
+		return report.NetNS, pid
+	}
+	r := d.restored.Record
+	if r == nil {
+		return "", 0
+	}
+	if len(r.Processes) > 0 {
+		pid = r.Processes[0].PID
+	}
+	return r.NetNS, pid
 }
 
 func (d *Destination) removeImages() error {

@@ -43,10 +43,12 @@ const (
 
 // Stats of a connection so far.
 type Stats struct {
-	RawSent, RawReceived   int64         // bytes of bodies and entries
-	WireSent, WireReceived int64         // bytes on the wire
-	Writing                time.Duration // in which the connection below took bytes
-	Throttled              time.Duration // in which Options.Bandwidth held bytes back
+	RawSent      int64         `json:"raw_sent"` // bytes of bodies and entries
+	RawReceived  int64         `json:"raw_received"`
+	WireSent     int64         `json:"wire_sent"` // bytes on the wire
+	WireReceived int64         `json:"wire_received"`
+	Writing      time.Duration `json:"writing"`   // in which the connection below took bytes
+	Throttled    time.Duration `json:"throttled"` // in which Options.Bandwidth held bytes back
 }
 
 // Conn is a connection. One goroutine at a time may use Send and SendEntry, and one Receive and the entry that it

@@ -107,9 +107,10 @@ type Refusal byte
 
 // The reasons.
 const (
-	NotAllowed Refusal = 1 + iota // the client's name is not on the list, or its certificate was revoked
+	NotAllowed Refusal = 1 + iota // the client's name is not on the list
 	Busy                          // a limit is reached; later it may not be
 	GoingAway                     // the server is shutting down
+	Revoked                       // the client's certificate was revoked, or the server can't tell
 )
 
 // RefusedError says that the other side does not want us.
@@ -121,13 +122,15 @@ type RefusedError struct {
 func (e *RefusedError) Error() string { return "the other side refused: " + e.Text }
 
 // Temporary says whether it may be otherwise later.
-func (e *RefusedError) Temporary() bool { return e.Reason != NotAllowed }
+func (e *RefusedError) Temporary() bool { return e.Reason != NotAllowed && e.Reason != Revoked }
 
 // Remedy says what the user can do.
 func (e *RefusedError) Remedy() string {
 	switch e.Reason {
 	case NotAllowed:
 		return "put this host's name on the list of `nsmigrate serve` over there (--allow, --allow-file), and let it reload (SIGHUP)"
+	case Revoked:
+		return "get another certificate from the CA, or see to the list of revoked ones over there (--tls-crl)"
 	case Busy:
 		return "try again later, or raise the limits of `nsmigrate serve` over there"
 	}

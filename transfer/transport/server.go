@@ -280,7 +280,7 @@ func (s *Server) identify(ctx context.Context, raw net.Conn) (halfCloser, *Peer,
 	c, allowed := s.credentials, s.allowed
 	s.mu.Unlock()
 	if err := c.checkRevoked(state); err != nil {
-		revoked := &RefusedError{Reason: NotAllowed, Text: fmt.Sprintf("the certificate of %s", nameOf(leaf))}
+		revoked := &RefusedError{Reason: Revoked, Text: fmt.Sprintf("the certificate of %s", nameOf(leaf))}
 		if e, ok := errors.AsType[*CertificateError](err); ok {
 			revoked.Text += " " + e.Problem
 		}

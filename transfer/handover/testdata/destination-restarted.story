@@ -30,8 +30,8 @@ Keep
 *handover.InDoubtError: migrate: it is not known whether the service lives on the destination: it went live there, and then that host was restarted
 the copy here is frozen and mute since 2000-01-01T00:00:00Z, and stays so
   hint: look at the destination, then decide on this host
-        if you are sure that the service lives there: nsmigrate recover --force-live ID
-        if you are sure that it doesn't and never will: nsmigrate recover --force-abort ID
+        if you are sure that the service lives there: nsmigrate recover --force-live ID (else no copy is left)
+        if you are sure that it doesn't and never will: nsmigrate recover --force-abort ID (else two copies live)
 the copy: stopped
 
 # destination

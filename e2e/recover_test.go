@@ -1,0 +1,117 @@
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/nsmigrate/nsmigrate/e2e/lab"
+)
+
+// The link is cut for good when the source has released the service, and all who could decide are dead: the copies are
+// frozen on both hosts, and a person's word is done on either.
+func TestRecoverByForce(t *testing.T) {
+	for _, lives := range []bool{true, false} {
+		t.Run(fmt.Sprintf("lives on the destination %v", lives), func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			w.serve()
+			c := w.echo("4", 3)
+			before := w.snapshot(w.A)
+			id := w.undecided()
+			force, told := "--force-abort", "it goes on on the source"
+			if lives {
+				force, told = "--force-live", "it lives on the destination"
+			}
+
+			// The destination first, by which the service lives again, if it is to live there.
+			w.says(w.ok(w.B, "recover", force, id), exitOK, id, told)
+			if lives {
+				c.progress()
+			} else {
+				w.same(w.B, w.empty[w.B])
+			}
+			w.says(w.ok(w.A, "recover", force, id), exitOK, id, told)
+			if lives {
+				w.same(w.A, w.empty[w.A])
+			} else {
+				w.same(w.A, before)
+			}
+			c.progress()
+			w.unharmed()
+			w.noneUnfinished()
+			w.fails(w.A, exitUsage, []string{"no unfinished migration " + id}, "recover", force, id)
+			w.stopAll(c)
+		})
+	}
+}
+
+// undecided has a migration to host B end in the air, and returns its ID.
+func (w *world) undecided() string {
+	w.Helper()
+	l := w.linkTo(w.B)
+	l.use(w.faultyBin(), "NSMIGRATE_FAULT=destination/prepared/released/enter-live=wait:"+w.stopFile())
+	h := w.hold("", "--to", l.address())
+	receiver := l.first()
+	l.sever()
+	w.killGuard(w.B)
+	w.check(receiver.Signal(syscall.SIGKILL))
+	w.check(h.process.Signal(syscall.SIGKILL))
+	w.check(os.Remove(h.stop))
+	states := map[*lab.Host]string{w.A: "released", w.B: "prepared"}
+	var id string
+	for _, host := range w.Hosts() {
+		var list []struct {
+			ID, Role, State, Service string
+		}
+		w.check(host.JSON(w.ctx, &list, w.nsmigrateBin(), "recover", "--list", "--format", "json"))
+		if len(list) != 1 || list[0].State != states[host] || id != "" && list[0].ID != id {
+			w.Fatalf("%s: %+v", host.Name, list)
+		}
+		id = list[0].ID
+	}
+	// The source's guard asks in vain, and says what a person can do and risks by it.
+	log := w.A.Path(filepath.Join(lab.StateDir, "*", "guard.log"))
+	w.check(lab.Eventually(w.limit(), func() error {
+		text := w.readAll(log)
+		for _, word := range []string{
+			"it is not known whether the service lives on the destination", "the copy here is frozen and mute",
+			"nsmigrate recover --force-live " + id, "no copy is left", "nsmigrate recover --force-abort " + id, "two copies live",
+		} {
+			if !strings.Contains(text, word) {
+				return fmt.Errorf("the guard doesn't say %q: %s", word, text)
+			}
+		}
+		return nil
+	}))
+	return id
+}
+
+// readAll returns all that is in the files of a pattern.
+func (w *world) readAll(pattern string) string {
+	w.Helper()
+	files, err := filepath.Glob(pattern)
+	w.check(err)
+	var all strings.Builder
+	for _, f := range files {
+		text, err := os.ReadFile(f)
+		w.check(err)
+		all.Write(text)
+	}
+	return all.String()
+}
+
+// killGuard kills the process that would recover on a host.
+func (w *world) killGuard(h *lab.Host) {
+	w.Helper()
+	for _, p := range h.Processes() {
+		if strings.Contains(p.Command, " nsguard ") {
+			w.check(h.Kill(p.PID, syscall.SIGKILL))
+			return
+		}
+	}
+	w.Fatalf("%s has no guard: %+v", h.Name, h.Processes())
+}

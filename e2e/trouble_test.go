@@ -1,0 +1,116 @@
+package e2e
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/nsmigrate/nsmigrate/e2e/lab"
+)
+
+// A link on which nothing moves for longer than the hosts bear is as good as cut, at any step; when it moves again, the
+// hosts find out by themselves what became of the service.
+func TestLinkStalls(t *testing.T) {
+	for step, stays := range map[string]bool{
+		"source/running/built/precopy":               true,
+		"source/frozen/prepared/send-released":       true,
+		"destination/prepared/released/send-running": false,
+	} {
+		t.Run(strings.ReplaceAll(step, "/", " "), func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			w.serve()
+			c := w.echo("4", 3)
+			before := w.snapshot(w.A)
+			l := w.linkTo(w.B)
+			atSource := step
+			if !strings.HasPrefix(step, "source/") {
+				atSource = ""
+				l.use(w.faultyBin(), "NSMIGRATE_FAULT="+step+"=wait:"+w.stopFile())
+			}
+			h := w.hold(atSource, "--to", l.address())
+			l.stall()
+			h.release()
+			// Who asks later shall be heard, but not before the destination has noticed.
+			select {
+			case <-l.first().Done():
+			case <-w.limit().Done():
+				t.Fatal("the destination doesn't notice")
+			}
+			l.flow()
+			if stays {
+				h.ends(exitDumpFailed, "running on this host as before")
+				w.same(w.A, before)
+				w.same(w.B, w.empty[w.B])
+			} else {
+				h.ends(exitOK, "migrated svc")
+				w.same(w.A, w.empty[w.A])
+			}
+			w.noneUnfinished()
+			c.progress()
+			w.unharmed()
+			w.stopAll(c)
+		})
+	}
+}
+
+// However little room the destination has for its journal: the service runs on as before and nothing is left of it over
+// there, or it has moved.
+func TestDestinationJournalFull(t *testing.T) {
+	w := newWorld(t)
+	w.serve()
+	c := w.echo("4", 3)
+	before := w.snapshot(w.A)
+	l := w.linkTo(w.B)
+	for kib, moved := 4, false; !moved; kib *= 2 {
+		w.sh(w.B, "mount -t tmpfs -o size=%dk,mode=700 small %s", kib, lab.StateDir)
+		r := w.nsmigrate(w.A, "migrate", "--netns", "svc", "--to", l.address())
+		t.Logf("%d KiB: %v", kib, r)
+		c.progress()
+		w.unharmed()
+		w.noneUnfinished()
+		if moved = r.Code == exitOK; moved {
+			w.same(w.A, w.empty[w.A])
+			if kib == 4 {
+				t.Errorf("%d KiB were enough", kib)
+			}
+		} else {
+			w.says(r, exitDumpFailed, lab.StateDir, "no space left on device", "the service is running on this host as before")
+			w.same(w.A, before)
+			w.same(w.B, w.empty[w.B])
+		}
+		w.sh(w.B, "umount -l %s", lab.StateDir)
+	}
+	w.stopAll(c)
+}
+
+// Where the destination gathers the service's images, too little room is seen before anything is done; and when it fills
+// up later, the service runs on as before.
+func TestDestinationMemoryFull(t *testing.T) {
+	w := newWorld(t)
+	w.serve()
+	c := w.echo("4", 3)
+	before := w.snapshot(w.A)
+	l := w.linkTo(w.B)
+	const dir, fill = "/dev/shm", "/dev/shm/fill"
+	for _, size := range []string{"64k", "64m"} {
+		w.sh(w.B, "mount -t tmpfs -o size=%s small %s", size, dir)
+		empty := w.snapshot(w.B)
+		if size == "64k" {
+			w.fails(w.A, exitRefused, []string{"on the destination: memory " + dir, "are free", "make room there"},
+				"migrate", "--netns", "svc", "--to", l.address())
+		} else {
+			h := w.hold("source/running/built/precopy", "--to", l.address())
+			w.sh(w.B, "cat /dev/zero >%[1]s 2>/dev/null || test $(stat -c %%s %[1]s) -gt 1000000", fill)
+			h.release()
+			h.ends(exitDumpFailed, dir, "no space left on device", "the service is running on this host as before")
+			w.sh(w.B, "rm %s", fill)
+		}
+		w.noneUnfinished()
+		w.same(w.A, before)
+		w.same(w.B, empty)
+		c.progress()
+		w.unharmed()
+		w.sh(w.B, "umount -l %s", dir)
+	}
+	w.stopAll(c)
+}
