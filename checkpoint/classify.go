@@ -115,6 +115,9 @@ func (c *classifier) facts(t *proc.Tree) Tree {
 		MountNS: mountNSOf(t, &c.scene.Host), Command: root.Cmdline, Cwd: root.Cwd,
 		IDs: ids(t), Files: Files([]proc.Tree{*t}),
 	}
+	if f.MountNS != MountOwn { // CRIU rebuilds the file system of terminals with the tree's own mounts
+		f.Terminals = terminals(t)
+	}
 	if len(f.Command) == 0 {
 		f.Command = []string{root.Comm}
 	}
@@ -153,6 +156,20 @@ func ids(t *proc.Tree) []int {
 		}
 	}
 	return slices.Sorted(maps.Keys(set))
+}
+
+// terminals lists the pseudo terminals that a tree holds the masters of.
+func terminals(t *proc.Tree) []int {
+	var list []int
+	for _, p := range t.Processes {
+		for i := range p.FDs {
+			if n, ok := master(&p.FDs[i]); ok {
+				list = append(list, n)
+			}
+		}
+	}
+	slices.Sort(list)
+	return slices.Compact(list)
 }
 
 // mountNSOf decides where CRIU has to run for a tree.

@@ -63,10 +63,13 @@ func (x *outside) insideEnd(f *proc.FD) {
 	if inode, ok := proc.Inode(f.Target, "pipe"); ok {
 		x.pipes[inode] |= ends(f.Flags)
 	}
-	if f.TTY >= 0 && unix.Major(f.Rdev) == ttyAux {
-		x.masters[f.TTY] = true
+	if n, ok := master(f); ok {
+		x.masters[n] = true
 	}
 }
+
+// master reports the number of the pseudo terminal that a file is the master of.
+func master(f *proc.FD) (int, bool) { return f.TTY, f.TTY >= 0 && unix.Major(f.Rdev) == ttyAux }
 
 func ends(flags int) int {
 	switch flags & unix.O_ACCMODE {
@@ -89,7 +92,8 @@ const (
 
 	tunMinor    = 200 // of miscMajor
 	autofsMinor = 235
-	ptmxMinor   = 2 // of ttyAux
+	ttyMinor    = 0 // of ttyAux
+	ptmxMinor   = 2
 )
 
 // file classifies a descriptor that is no socket.
@@ -118,6 +122,15 @@ func (x *outside) file(p *proc.Process, f *proc.FD) {
 		}
 	}
 	x.path(p, f)
+}
+
+// ptsOf returns the number of the pseudo terminal that a device number of proc_pid_stat(5) stands for, -1 if it is none.
+func ptsOf(device int) int {
+	major, minor := device>>8&0xfff, device&0xff|device>>12&0xfff00
+	if major < ptsFirst || major > ptsLast {
+		return -1
+	}
+	return (major-ptsFirst)<<8 | minor
 }
 
 // anonymous checks the kinds that CRIU knows (files.c:dump_one_file).
@@ -165,6 +178,10 @@ func (x *outside) device(p *proc.Process, f *proc.FD) bool {
 		return true
 	case major == ttyAux && minor == ptmxMinor:
 		return false
+	case major == ttyAux && minor == ttyMinor && x.masters[ptsOf(p.Terminal)]:
+		x.refuseFile(p, f, "terminal", "CRIU can't carry a controlling terminal that is open as /dev/tty while its other end is in the service too",
+			"use a shell there that opens its terminal by its own name, such as bash instead of dash")
+		return true
 	case major >= ptsFirst && major <= ptsLast:
 		if x.masters[int(major-ptsFirst)<<8|int(minor)] {
 			return false

@@ -103,6 +103,17 @@ func TestClassifyProblems(t *testing.T) {
 			scene: scene([]proc.Process{daemon(100), {PID: 101, PPID: 100, State: 'Z', NSpid: []int{101}, NSpgid: []int{100}, NSsid: []int{100}}}),
 		},
 		{
+			name: "its own terminal by its other name",
+			scene: one(func(p *proc.Process) {
+				p.Terminal = 34825
+				p.FDs = []proc.FD{
+					{Num: 6, Target: "/dev/ptmx", Mode: unix.S_IFCHR, Rdev: unix.Mkdev(5, 2), MntID: 23, Nlink: 1, Flags: unix.O_RDWR, TTY: 9},
+					{Num: 7, Target: "/dev/tty", Mode: unix.S_IFCHR, Rdev: unix.Mkdev(5, 0), MntID: 23, Nlink: 1, Flags: unix.O_RDWR, TTY: -1},
+				}
+			}),
+			want: []string{"terminal /dev/tty, descriptor 7 of process 100 (svc100): CRIU can't carry a controlling terminal that is open as /dev/tty while its other end is in the service too | use a shell there that opens its terminal by its own name, such as bash instead of dash"},
+		},
+		{
 			name:  "traced",
 			scene: one(func(p *proc.Process) { p.Tracer = 7 }),
 			want:  []string{"process process 100 (svc100): process 7 traces it, and CRIU must | end the debugger or strace first"},

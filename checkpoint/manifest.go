@@ -111,6 +111,7 @@ type Tree struct {
 	Binaries   []Binary   `json:"binaries"` // executables and libraries that must be the same on the other host
 	Externals  []External `json:"externals,omitempty"`
 	SkipMounts []string   `json:"skip_mounts,omitempty"` // mount points that mean nothing on another host (MountOwn)
+	Terminals  []int      `json:"terminals,omitempty"`   // numbers of the pseudo terminals whose both ends are in the tree
 	Stopped    []int      `json:"stopped,omitempty"`     // processes that their user had stopped; all others go on after a restore
 	ShellJob   bool       `json:"shell_job,omitempty"`   // the root is no session leader: it joins the session of its restorer
 	Files      []File     `json:"files,omitempty"`       // open or mapped files that must be there in the same size
@@ -375,6 +376,11 @@ func (t *Tree) validate() error {
 			return fmt.Errorf("id %d: listed twice", id)
 		}
 		ids[id] = true
+	}
+	for _, n := range t.Terminals {
+		if n < 0 {
+			return fmt.Errorf("terminal %d: want a number", n)
+		}
 	}
 	for _, b := range t.Binaries {
 		if err := b.validate(); err != nil {

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
@@ -44,6 +45,7 @@ func (r *Restoration) preflight(ctx context.Context) error {
 	problems = append(problems, r.checkName()...)
 	problems = append(problems, r.checkPIDs()...)
 	problems = append(problems, r.checkExternals()...)
+	problems = append(problems, r.checkTerminals("/dev/pts")...)
 
 	var g errgroup.Group
 	var network, files, alive []checkpoint.Problem
@@ -189,6 +191,23 @@ func (r *Restoration) checkExternals() []checkpoint.Problem {
 				problems = append(problems, checkpoint.Problem{
 					Kind: "file", Object: e.Path, Reason: fmt.Sprintf("%q has it open and it is missing here", t.Name()),
 					Remedy: "bring it here first",
+				})
+			}
+		}
+	}
+	return problems
+}
+
+// checkTerminals refuses pseudo terminals whose number is taken: a process knows its terminal by it.
+func (r *Restoration) checkTerminals(dir string) []checkpoint.Problem {
+	var problems []checkpoint.Problem
+	for _, t := range r.manifest.Trees {
+		for _, n := range t.Terminals {
+			path := filepath.Join(dir, strconv.Itoa(n))
+			if _, err := os.Lstat(path); err == nil {
+				problems = append(problems, checkpoint.Problem{
+					Kind: "terminal", Object: path, Reason: fmt.Sprintf("%q has a terminal of this number, which is in use on this host", t.Name()),
+					Remedy: "end the session on it here (who(1) names it), or the one in the service",
 				})
 			}
 		}

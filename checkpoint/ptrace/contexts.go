@@ -47,8 +47,8 @@ type text struct {
 // criuMapping is the name of the memory that criu lends to the processes it dumps (compel/include/infect-priv.h).
 const criuMapping = "/memfd:CRIUMFD (deleted)"
 
-// Save reads the contexts of processes whose threads are stopped by a signal, and stay so. Threads that are not, because
-// they wait in the kernel for what can't be interrupted, are left out.
+// Save reads the contexts of processes whose threads are stopped by a signal. When it returns they are on their way back
+// into that stop. Threads that are not stopped, because they wait in the kernel for what can't be interrupted, are left out.
 func Save(processes []Process) (*Contexts, error) {
 	var c Contexts
 	err := onThread(func() error {

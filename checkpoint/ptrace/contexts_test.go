@@ -87,7 +87,7 @@ func TestRestore(t *testing.T) {
 			return errors.New("no text was found")
 		}
 		_, err := unix.PtracePokeText(pid, at, make([]byte, 16))
-		return errors.Join(err, astray.registers.write(pid), astray.mask(unix.PTRACE_SETSIGMASK))
+		return errors.Join(err, astray.registers.write(pid), astray.mask(unix.PTRACE_SETSIGMASK), unix.PtraceDetach(pid))
 	}); err != nil {
 		t.Fatal(err)
 	}
@@ -134,6 +134,7 @@ func TestRestoreGone(t *testing.T) {
 	if n := len(c.processes[2].threads); n != 0 {
 		t.Errorf("the context of a running process was saved")
 	}
+	awaitState(t, cmd.Process.Pid, "T (stopped)")
 	gone.Process.Kill()
 	gone.Wait()
 	broken := errors.New("broken")

@@ -97,6 +97,10 @@ func (s initSpec) build() error {
 			return fmt.Errorf("init: mount %s: %w", dir, err)
 		}
 	}
+	// Terminals are numbered by the host, and each begins at 0.
+	if err := unix.Mount("devpts", "/dev/pts", "devpts", unix.MS_NOSUID|unix.MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620,gid=5"); err != nil {
+		return fmt.Errorf("init: mount /dev/pts: %w", err)
+	}
 	if err := os.Mkdir(StateDir, 0o700); err != nil {
 		return fmt.Errorf("init: %w", err)
 	}

@@ -68,8 +68,8 @@ func (s Snapshot) addMounts(h *Host) error {
 }
 
 // byTools are files that standard tools make on their first use and keep: the directory of ip-netns(8), that
-// of mount(8), CRIU's cache of the kernel's features, and the lock of iptables(8).
-var byTools = []string{"/run/netns", "/run/mount", "/run/criu.kdat", "/run/xtables.lock", StateDir}
+// of mount(8), CRIU's cache of the kernel's features, the lock of iptables(8), and the empty directory of sshd(8).
+var byTools = []string{"/run/netns", "/run/mount", "/run/criu.kdat", "/run/xtables.lock", "/run/sshd", StateDir}
 
 func (s Snapshot) addFiles(h *Host, dir string) error {
 	root := h.Path(dir)
