@@ -18,14 +18,16 @@ func TestMigrateAltered(t *testing.T) {
 		anew         bool
 		look         string // command whose output in the namespace must follow it
 	}{
-		{"in place", `
+		{
+			"in place", `
 			ip address add 10.77.0.101/24 dev eth0
 			ip route add 10.10.0.0/16 via 10.77.0.254
 			ip rule add from 10.77.0.101 table 100 priority 500
 			ip neigh add 10.77.0.77 lladdr 02:00:00:00:00:77 dev eth0 nud permanent
 			nft add table inet filter
 			nft add set inet filter seen '{ type ipv4_addr; elements = { 192.0.2.1, 192.0.2.2 }; }'`, false,
-			"ip -4 -o address | tr -s ' '; ip route; ip rule; ip neigh show nud permanent; nft list ruleset"},
+			"ip -4 -o address | tr -s ' '; ip route; ip rule; ip neigh show nud permanent; nft list ruleset",
+		},
 		{"anew", "ip link set eth0 txqueuelen 77; ip link add e0 type veth peer name e1", true, "ip -o link | grep -o ' e[^:@]*\\|qlen.*' | sort"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
