@@ -39,23 +39,24 @@ func TestRedis(t *testing.T) {
 	}
 }
 
-// nginx in the middle of a download: the file arrives whole over its one connection.
+// nginx in the middle of a download: the file arrives whole over its one connection. The client reads so slowly that
+// nothing but its own wish ends the download.
 func TestNginx(t *testing.T) {
-	const rate = 1 << 20 // bytes a second
+	const size, rate = 128 << 20, 1 << 20 // bytes, bytes a second
 	for _, how := range waysToMove {
 		t.Run(how.name, func(t *testing.T) {
 			w := newWorld(t)
 			family := how.family
 			dir := filepath.Join(w.Dir, "nginx")
 			w.check(os.Mkdir(dir, 0o755))
-			content := make([]byte, (4+4*rounds)*rate)
+			content := make([]byte, size)
 			seq.Stream(2).Fill(content, 0) // the stream of connection 1 to the server
 			w.check(os.WriteFile(filepath.Join(dir, "big"), content, 0o644))
 			config := filepath.Join(dir, "nginx.conf")
-			w.check(os.WriteFile(config, fmt.Appendf(nil, nginxConfig, dir, rate), 0o644))
+			w.check(os.WriteFile(config, fmt.Appendf(nil, nginxConfig, dir), 0o644))
 			w.daemon(w.A, inSvc+"nginx -c %s", config)
 			w.listening("80")
-			c := w.load("--mode", "fetch", "--path", "/big", "--connect", w.svc.Addr(family, 80))
+			c := w.load("--mode", "fetch", "--path", "/big", "--read-rate", fmt.Sprint(rate), "--connect", w.svc.Addr(family, 80))
 			how.move(w, rounds, c)
 			r := c.stop()
 			if r.Received != uint64(len(content)) {
@@ -85,7 +86,7 @@ http {
 		listen 80;
 		listen [::]:80;
 		root %[1]s;
-		limit_rate %[2]d;
+		send_timeout 10m;
 	}
 }
 `

@@ -20,6 +20,7 @@ func (c *conn) fetch() error {
 	if response.StatusCode != http.StatusOK || response.ContentLength <= 0 {
 		return fmt.Errorf("%s, %d bytes", response.Status, response.ContentLength)
 	}
+	p := pace{rate: c.load.flags.readRate}
 	buf := make([]byte, 64<<10)
 	for off := uint64(0); ; {
 		c.begin()
@@ -30,6 +31,9 @@ func (c *conn) fetch() error {
 		off += uint64(n)
 		if n > 0 {
 			c.got(n)
+		}
+		if !c.load.stopping() { // what is left to read shall not take long
+			p.wait(n)
 		}
 		if err == io.EOF && off == uint64(response.ContentLength) {
 			return nil

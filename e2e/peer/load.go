@@ -66,7 +66,7 @@ func startLoad(args []string) (control.Worker, error) {
 	set.IntVar(&f.size, "size", 64, "bytes of a chunk")
 	set.StringVar(&f.path, "path", "/", "fetch: of the file")
 	set.DurationVar(&f.period, "period", 10*time.Millisecond, "between the chunks of a connection; 0: only on order")
-	set.Uint64Var(&f.readRate, "read-rate", 0, "bulk: bytes a second to read, so that queues fill")
+	set.Uint64Var(&f.readRate, "read-rate", 0, "bulk, fetch: bytes a second to read until the end, so that queues fill")
 	set.Uint64Var(&f.serverRate, "server-read-rate", 0, "bulk: bytes a second for the server to read")
 	if err := set.Parse(args); err != nil {
 		return nil, err

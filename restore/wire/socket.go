@@ -58,11 +58,13 @@ func NewAnnouncer(n *ns.NS, addrs []Address) (*Announcer, error) {
 	return a, nil
 }
 
-// Send announces every address once. A device that is down or gone does not keep the others from being heard.
+// Send announces every address once. A device that is down or gone does not keep the others from being heard, nor one that
+// the kernel has not noticed to be up, which drops the frame: more of them follow.
 func (a *Announcer) Send() error {
 	var errs []error
 	for _, f := range a.frames {
-		if err := unix.Sendto(a.fd, f.data, 0, &unix.SockaddrLinklayer{Ifindex: f.ifindex}); err != nil && !errors.Is(err, unix.ENETDOWN) {
+		err := unix.Sendto(a.fd, f.data, 0, &unix.SockaddrLinklayer{Ifindex: f.ifindex})
+		if err != nil && !errors.Is(err, unix.ENETDOWN) && !errors.Is(err, unix.ENOBUFS) {
 			errs = append(errs, fmt.Errorf("announce on interface %d: %w", f.ifindex, err))
 		}
 	}
