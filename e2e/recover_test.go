@@ -27,6 +27,7 @@ func TestRecoverByForce(t *testing.T) {
 				force, told = "--force-live", "it lives on the destination"
 			}
 
+			w.fails(w.B, exitUsage, []string{force + " must stand before"}, "recover", id, force)
 			// The destination first, by which the service lives again, if it is to live there.
 			w.says(w.ok(w.B, "recover", force, id), exitOK, id, told)
 			if lives {

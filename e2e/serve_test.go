@@ -291,35 +291,47 @@ func (w *world) livesOnB(c *client) {
 	w.unharmed()
 }
 
-// The command that is to be run when the service is live is, over there. One that fails is told, and costs nothing.
+// The command that is to be run when the service is live is, over there, also if the daemon dies right before. One that
+// fails is told, and costs nothing.
 func TestOnLive(t *testing.T) {
 	w := newWorld(t)
 	w.serve()
 	c := w.echo("4", 3)
+	heard, socket := filepath.Join(w.Dir, "heard"), filepath.Join(w.Dir, "serve.socket")
+	command := `echo "$(hostname) $NSMIGRATE_NETNS $(ip netns identify $NSMIGRATE_PID) $NSMIGRATE_ID" >>` + heard
 	from, to := w.A, w.B
-	for _, fails := range []bool{false, true} {
-		heard, socket := filepath.Join(w.Dir, "heard"), filepath.Join(w.Dir, "serve.socket")
-		command := `echo "$(hostname) $NSMIGRATE_NETNS $(ip netns identify $NSMIGRATE_PID) $NSMIGRATE_ID" >` + heard
-		if fails {
-			command += "; echo the router is away; exit 7"
-		}
-		s := w.server(to, w.nsmigrateBin(), nil, "--listen", "unix:"+socket, "--on-live", command)
+	for _, x := range []struct {
+		fault, command string
+		ends           func(s *server, id string)
+	}{
+		{"", command, func(s *server, _ string) {
+			s.terminate()
+			s.ended()
+		}},
+		{"", command + "; echo the router is away; exit 7", func(s *server, id string) {
+			s.says("the router is away")
+			s.says("nsmigrate recover " + id)
+			w.says(w.ok(to, "recover", "--list"), exitOK, id, "live")
+			w.ok(to, "recover", id)
+			s.terminate()
+			s.ended()
+		}},
+		{"destination/prepared/released/settle=kill", command, func(s *server, _ string) {
+			if err := s.process.Wait(w.limit()); err == nil || !strings.Contains(err.Error(), "killed") {
+				t.Errorf("the daemon should be dead: %v", err)
+			}
+		}},
+	} {
+		s := w.server(to, w.faultyBin(), []string{"NSMIGRATE_FAULT=" + x.fault}, "--listen", "unix:"+socket, "--on-live", x.command)
 		var done struct{ ID string }
 		w.check(from.JSON(w.ctx, &done, w.nsmigrateBin(), "migrate", "--netns", "svc", "--to", "unix:"+socket, "--format", "json"))
-		if fails {
-			s.says("the router is away")
-			s.says("nsmigrate recover " + done.ID)
-			w.says(w.ok(to, "recover", "--list"), exitOK, done.ID, "live")
-			w.ok(to, "recover", done.ID)
-		}
-		s.terminate()
-		s.ended()
+		x.ends(s, done.ID)
+		w.same(from, w.empty[from])
+		w.noneUnfinished()
 		if got, want := w.read(to, heard), fmt.Sprintf("%s svc svc %s\n", to.Name, done.ID); got != want {
 			t.Errorf("the command said %q, want %q", got, want)
 		}
 		w.check(os.Remove(heard))
-		w.same(from, w.empty[from])
-		w.noneUnfinished()
 		c.progress()
 		w.unharmed()
 		from, to = to, from

@@ -72,6 +72,11 @@ func (u *ui) finish(cmd *cli.Command) {
 		if extra := c.Args().First(); extra != "" && cmd.ArgsUsage == "" {
 			return usagef("everything is said by flags; see `nsmigrate "+cmd.Name+" --help`", "unexpected argument %q", extra)
 		}
+		for _, arg := range c.Args().Slice() { // the parser takes no flag behind the first argument
+			if len(arg) > 1 && strings.HasPrefix(arg, "-") {
+				return usagef("flags come first; nothing was done", "%s must stand before %q", arg, c.Args().First())
+			}
+		}
 		return nil
 	}
 }

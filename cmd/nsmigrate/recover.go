@@ -41,7 +41,7 @@ Look at the other host first: the word is believed.
 			[]string{
 				"sudo nsmigrate recover --list",
 				"sudo nsmigrate recover",
-				"sudo nsmigrate recover 5d41402abc4b2a76b9719d911017c592 --force-abort",
+				"sudo nsmigrate recover --force-abort 5d41402abc4b2a76b9719d911017c592",
 			},
 			statusInDoubt, statusLeftBehind),
 		Flags: []cli.Flag{
@@ -52,6 +52,9 @@ Look at the other host first: the word is believed.
 			stateDirFlag(),
 		},
 		Action: func(c *cli.Context) error {
+			if c.NArg() > 1 {
+				return usagef("call it for each, or without one for all", "one migration can be named, not %d", c.NArg())
+			}
 			o := recoverOptions{askFor: c.Duration("timeout")}
 			switch {
 			case c.Bool("force-live") && c.Bool("force-abort"):
