@@ -73,12 +73,17 @@ fuzz: ## run every fuzz target FUZZTIME long
 		$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzzminimizetime 10x -fuzztime $(FUZZTIME) "$$package" </dev/null; \
 	done
 
+# How many times `make soak` migrates a service.
+MIGRATIONS ?= 200
+
 # How many random namespaces `make soak` moves; "N-M" picks them.
 SEEDS ?= 3000
 
 .PHONY: soak
 soak: export CI := true
-soak: ## move SEEDS random namespaces and compare, see netstate/random_test.go (root)
+soak: ## move SEEDS random namespaces and compare, and a service MIGRATIONS times (root)
+	CGO_ENABLED=1 $(GO) test -c -race -o bin/e2e.test ./e2e
+	cd e2e && NSMIGRATE_E2E_SOAK=$(MIGRATIONS) ../bin/e2e.test -test.v -test.timeout 4h -test.run '^TestMigrateSoak$$'
 	NSMIGRATE_SEEDS=$(SEEDS) $(GO) test -count=1 -timeout 4h -run '^TestRandom$$' ./netstate
 
 .PHONY: corpus

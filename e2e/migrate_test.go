@@ -39,7 +39,11 @@ func (w *world) noneUnfinished() {
 // migrations takes the service back and forth, and demands after each that the loads go on unharmed.
 func (w *world) migrations(n int, loads ...*client) {
 	w.Helper()
-	ls := w.links()
+	w.migrationsOver(w.links(), n, loads...)
+}
+
+func (w *world) migrationsOver(ls links, n int, loads ...*client) {
+	w.Helper()
 	from, to := w.A, w.B
 	for round := range n {
 		r := w.migrate(ls, from, to, "--print-stats")
@@ -117,4 +121,42 @@ func TestMigrateRefused(t *testing.T) {
 	w.sh(w.B, "ip netns delete svc; ip address delete %s/24 dev br0", w.svc.IPv4)
 	w.unharmed()
 	w.stopAll(c)
+}
+
+// However often a service moves, it does not grow: no descriptor, no mapping, no memory, no tracked connection of ours
+// stays with it. NSMIGRATE_E2E_SOAK is how many times (make soak).
+func TestMigrateSoak(t *testing.T) {
+	w := newWorld(t)
+	w.serve()
+	w.servicePID = w.pid(w.A, "peer", "serve")
+	loads := []*client{w.echo("4", 10), w.echo("6", 10)}
+	n := soak
+	ls := w.links()
+	w.migrationsOver(ls, 2, loads...) // the first ones may leave their mark: buffers that grow, pages that are touched
+	before := w.sizes(w.A)
+	w.migrationsOver(ls, n-n%2, loads...)
+	after := w.sizes(w.A)
+	t.Logf("before %+v, after %d migrations %+v", before, n-n%2, after)
+	if after.files != before.files || after.conntrack > before.conntrack {
+		t.Error("it has grown")
+	}
+	if after.mappings > before.mappings+2 || after.resident > 2*before.resident { // Go's runtime maps and frees at will
+		t.Error("its memory has grown")
+	}
+	w.stopAll(loads...)
+}
+
+// sizes is what a service takes up on a host.
+type sizes struct{ files, mappings, resident, conntrack int }
+
+func (w *world) sizes(h *lab.Host) sizes {
+	w.Helper()
+	var s sizes
+	out, err := h.Output(w.ctx, "sh", "-c", fmt.Sprintf(
+		`echo $(ls /proc/%[1]d/fd | wc -l) $(wc -l </proc/%[1]d/maps) $(awk '/VmRSS/ {print $2}' /proc/%[1]d/status) $(ip netns exec svc cat /proc/sys/net/netfilter/nf_conntrack_count)`,
+		w.servicePID))
+	w.check(err)
+	_, err = fmt.Sscan(out, &s.files, &s.mappings, &s.resident, &s.conntrack)
+	w.check(err)
+	return s
 }

@@ -21,6 +21,9 @@ var inCI = os.Getenv("CI") == "true"
 // rounds is how many times in a row a service is moved.
 var rounds = envInt("NSMIGRATE_E2E_ROUNDS", 3)
 
+// soak is how many times the test of endurance moves one.
+var soak = envInt("NSMIGRATE_E2E_SOAK", 8)
+
 func envInt(name string, otherwise int) int {
 	if n, err := strconv.Atoi(os.Getenv(name)); err == nil && n > 0 {
 		return n

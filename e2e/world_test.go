@@ -38,7 +38,7 @@ type world struct {
 }
 
 // testTimeout bounds a test; a move takes a second or two.
-var testTimeout = 4*time.Minute + time.Duration(rounds)*10*time.Second
+var testTimeout = 4*time.Minute + time.Duration(max(rounds, soak))*10*time.Second
 
 // newWorld builds the world. When the test ends, wherever the service is then, it is removed as a user would
 // do it, and both hosts must be as they were before there was one.
