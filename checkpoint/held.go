@@ -26,12 +26,13 @@ type Held struct {
 // Held lists the files that the service writes to at the moment, by path. Files without a name travel inside the image
 // and are left out; so are, with a note, those that this host does not see under the path that the service sees.
 func (s *Service) Held() (files []Held, notes []string, err error) {
-	return heldBy(s.live, s.report.Manifest.Trees)
+	return heldBy(s.live, s.report.Manifest.Trees, s.scratch)
 }
 
-// heldBy is Held for trees and what the manifest says of each.
-func heldBy(trees []proc.Tree, facts []Tree) (files []Held, notes []string, err error) {
-	h := holdings{files: make(map[string]Held), hidden: make(map[string]bool)}
+// heldBy is Held for trees and what the manifest says of each. Files below the directory ours, "" for none, are not the
+// service's: while criu is at work in a process, its log is open there.
+func heldBy(trees []proc.Tree, facts []Tree, ours string) (files []Held, notes []string, err error) {
+	h := holdings{files: make(map[string]Held), hidden: make(map[string]bool), ours: ours}
 	for i := range trees {
 		// What such a tree keeps in memory of its own mounts is part of the image.
 		h.carried = func(typ string) bool { return facts[i].MountNS == MountOwn && typ == "tmpfs" }
@@ -54,6 +55,7 @@ func heldBy(trees []proc.Tree, facts []Tree) (files []Held, notes []string, err 
 type holdings struct {
 	files   map[string]Held
 	hidden  map[string]bool // paths that a note tells of
+	ours    string          // directory
 	notes   []string
 	mounts  map[int]string // of the tree: types by id
 	carried func(typ string) bool
@@ -71,6 +73,7 @@ func (h *holdings) process(p *proc.Process) error {
 		switch {
 		case f.Mode&unix.S_IFMT != unix.S_IFREG, f.Nlink == 0, f.Flags&unix.O_PATH != 0:
 		case f.Flags&unix.O_ACCMODE == unix.O_RDONLY:
+		case h.ours != "" && strings.HasPrefix(f.Target, h.ours+"/"):
 		case visible(f.Target, f.Dev, f.Ino):
 			h.add(Held{Path: f.Target, Append: f.Flags&unix.O_APPEND != 0})
 		case !h.carried(h.mounts[f.MntID]):

@@ -46,7 +46,7 @@ func TestHeld(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	files, notes, err := heldBy([]proc.Tree{{Processes: []proc.Process{p}}}, []Tree{{MountNS: MountHost}})
+	files, notes, err := heldBy([]proc.Tree{{Processes: []proc.Process{p}}}, []Tree{{MountNS: MountHost}}, "")
 	files = slices.DeleteFunc(files, func(f Held) bool { return !strings.HasPrefix(f.Path, dir) }) // the test's own log
 	want := []Held{
 		{Path: dir + "/append", Append: true},
@@ -57,6 +57,11 @@ func TestHeld(t *testing.T) {
 	}
 	if err != nil || !slices.Equal(files, want) || len(notes) > 0 {
 		t.Errorf("got %+v, %q, %v\nwant %+v", files, notes, err, want)
+	}
+	// Nor what we ourselves have open in it.
+	files, _, err = heldBy([]proc.Tree{{Processes: []proc.Process{p}}}, []Tree{{MountNS: MountHost}}, dir)
+	if i := slices.IndexFunc(files, func(f Held) bool { return strings.HasPrefix(f.Path, dir) && !f.Mapped }); err != nil || i >= 0 {
+		t.Errorf("with all of them ours: %+v, %v", files, err)
 	}
 }
 
@@ -75,7 +80,7 @@ func TestHeldOnPrivateMount(t *testing.T) {
 	}
 	trees := []proc.Tree{{Processes: []proc.Process{p}, Mounts: mounts}}
 	for kind, noted := range map[MountNS]bool{MountPrivate: true, MountOwn: false} {
-		files, notes, err := heldBy(trees, []Tree{{MountNS: kind}})
+		files, notes, err := heldBy(trees, []Tree{{MountNS: kind}}, "")
 		found := slices.ContainsFunc(files, func(f Held) bool { return strings.HasPrefix(f.Path, dir) })
 		told := slices.ContainsFunc(notes, func(n string) bool { return strings.Contains(n, dir+"/data") })
 		if err != nil || found || told != noted {

@@ -298,7 +298,7 @@ func (s *Service) dumpTrees(ctx context.Context) error {
 		if s.opts.Frozen != nil {
 			g.Go(func() error { return s.opts.Frozen(gctx) })
 		}
-		car, err = sidecar.Capture(gctx, sidecar.Holders(s.live), s.car)
+		car, err = sidecar.Capture(gctx, s.holders(), s.car)
 		return err
 	})
 	if err := g.Wait(); err != nil {
@@ -306,6 +306,15 @@ func (s *Service) dumpTrees(ctx context.Context) error {
 	}
 	s.car, s.state = car, state
 	return nil
+}
+
+// holders are the processes of the frozen trees.
+func (s *Service) holders() []sidecar.Holder {
+	holders := sidecar.Holders(s.live)
+	for i := range holders {
+		holders[i].CRIU = s.trees[holders[i].Tree].criu.PID()
+	}
+	return holders
 }
 
 // complete writes the parts of the image that are not CRIU's.

@@ -18,6 +18,7 @@ type Holder struct {
 	Tree  int // index of its tree
 	PID   int // as this process sees it
 	NSPID int // in its own pid namespace
+	CRIU  int // the process that dumps it, and lends it a socket to take orders from; 0 is none
 }
 
 // Holders lists the processes of trees, zombies left out.
@@ -104,13 +105,22 @@ func (c *capturer) holder(h Holder) error {
 			continue // closed meanwhile
 		}
 		s := Socket{Tree: h.Tree, PID: h.NSPID, FD: fd, Inode: inode}
-		if c.socket(own, &s) {
+		if c.socket(own, &s) && !lent(own, &s, h.CRIU) {
 			c.done[inode] = true
 			c.car.Sockets = append(c.car.Sockets, s)
 		}
 		unix.Close(own)
 	}
 	return nil
+}
+
+// lent reports whether a socket is one that criu makes in a process to give it orders.
+func lent(fd int, s *Socket, criu int) bool {
+	if criu == 0 || s.Family != unix.AF_UNIX || s.Type != unix.SOCK_SEQPACKET {
+		return false
+	}
+	peer, err := unix.GetsockoptUcred(fd, unix.SOL_SOCKET, unix.SO_PEERCRED)
+	return err == nil && int(peer.Pid) == criu
 }
 
 // socket reads the options of one borrowed socket; false if it is not the one that was listed, or of a kind
