@@ -52,11 +52,10 @@ func (t *tree) mend(car *sidecar.Sidecar) error {
 		pids[proc.Own(p.NSpid)] = p.PID
 		errs = append(errs, endRepair(p.PID))
 	}
-	switch {
-	case t.contexts != nil:
-		errs = append(errs, t.contexts.Restore(t.keeper.Close))
-	case t.keeper != nil:
-		errs = append(errs, t.keeper.Close())
+	if t.contexts != nil {
+		errs = append(errs, t.contexts.Restore(t.letGo))
+	} else {
+		errs = append(errs, t.letGo())
 	}
 	if car != nil {
 		_, err := car.Apply(context.Background(), t.index, func(pid int) int { return pids[pid] })

@@ -169,11 +169,17 @@ func (ts trees) dump(ctx context.Context) error {
 // finish lets every criu end its request: the trees are killed without a packet, or resumed if the dump
 // leaves them running.
 func (ts trees) finish() error {
-	return ts.each(func(t *tree) error { return t.session.Finish() })
+	return ts.each(func(t *tree) error {
+		if err := t.session.Finish(); err != nil {
+			return err
+		}
+		return t.letGo()
+	})
 }
 
 // kill ends trees that a criu which died could not end. They are stopped, and their connections are in repair mode
-// still, so that no packet leaves.
+// still, so that no packet leaves. criu had all their files, which go too: an open socket keeps its device from being
+// removed.
 func (ts trees) kill() error {
 	var errs []error
 	for _, t := range ts {
@@ -182,8 +188,17 @@ func (ts trees) kill() error {
 				errs = append(errs, fmt.Errorf("kill process %d: %w", p.PID, err))
 			}
 		}
+		errs = append(errs, t.letGo())
 	}
 	return errors.Join(errs...)
+}
+
+// letGo closes the files that criu had when it ended.
+func (t *tree) letGo() error {
+	if t.keeper == nil {
+		return nil
+	}
+	return t.keeper.Close()
 }
 
 // resume rolls every dump back: the trees are as they were, but still stopped. The network must still be locked; it
@@ -217,9 +232,7 @@ func (ts trees) close() {
 		if t.criu != nil {
 			t.criu.Close()
 		}
-		if t.keeper != nil {
-			t.keeper.Close()
-		}
+		t.letGo() //nolint:errcheck // it ends with this process
 		for _, f := range t.files {
 			f.Close()
 		}
