@@ -15,7 +15,8 @@ import (
 
 // saveContexts notes where the threads of stopped trees are.
 func (ts trees) saveContexts() error {
-	for _, t := range ts {
+	contexts := make([]*ptrace.Contexts, len(ts))
+	for i, t := range ts {
 		var processes []ptrace.Process
 		for i := range t.live.Processes {
 			p := &t.live.Processes[i]
@@ -29,20 +30,32 @@ func (ts trees) saveContexts() error {
 			processes = append(processes, ptrace.Process{PID: p.PID, Threads: threads})
 		}
 		var err error
-		if t.contexts, err = ptrace.Save(processes); err != nil {
+		if contexts[i], err = ptrace.Save(processes); err != nil {
 			return err
 		}
 	}
 	// A thread that is on its way back into its stop when criu seizes it stops but once, where criu counts on twice, lets
 	// it go after the first and waits for the second (skip_sigstop in compel/src/lib/infect.c).
-	return ts.awaitStopped()
+	if err := ts.awaitStopped(); err != nil {
+		return err
+	}
+	for i, t := range ts {
+		t.contexts = contexts[i]
+	}
+	return nil
 }
 
 // mend does what a criu that died could not: it takes the connections of a tree out of repair mode, which makes every
 // read fail, brings the threads back that executed criu's code, and puts back the options that the mode changes. The
 // tree is stopped.
 func (t *tree) mend(car *sidecar.Sidecar) error {
-	errs := []error{trees{t}.awaitStopped()}
+	return t.mendStopped(trees{t}.awaitStopped(), car)
+}
+
+// mendStopped is mend when it is known whether all threads have stopped. If not, they are left where they are: one that
+// ran and stops again would get the registers of another moment. Those that wait for criu's orders go back by themselves.
+func (t *tree) mendStopped(running error, car *sidecar.Sidecar) error {
+	errs := []error{running}
 	pids := make(map[int]int)
 	for i := range t.live.Processes {
 		p := &t.live.Processes[i]
@@ -52,7 +65,7 @@ func (t *tree) mend(car *sidecar.Sidecar) error {
 		pids[proc.Own(p.NSpid)] = p.PID
 		errs = append(errs, endRepair(p.PID))
 	}
-	if t.contexts != nil {
+	if t.contexts != nil && running == nil {
 		errs = append(errs, t.contexts.Restore(t.letGo))
 	} else {
 		errs = append(errs, t.letGo())

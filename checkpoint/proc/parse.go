@@ -112,45 +112,52 @@ func parseFDInfo(f *FD, b []byte) error {
 	return nil
 }
 
-// parseMaps reads /proc/PID/maps: the files that are mapped, each once, in order of their first mapping.
-func parseMaps(b []byte) ([]FileMap, error) {
-	var files []FileMap
-	index := make(map[FileMap]int) // by path, inode and deletion
+// parseMaps reads /proc/PID/maps.
+func parseMaps(b []byte) ([]Mapping, error) {
+	var list []Mapping
 	for line := range lines(b) {
 		// start-end perms offset dev inode path; the path may contain blanks.
 		span, rest, _ := strings.Cut(line, " ")
 		perms, rest, _ := strings.Cut(rest, " ")
 		_, rest, _ = strings.Cut(rest, " ")
 		_, rest, _ = strings.Cut(rest, " ")
-		inode, path, ok := strings.Cut(rest, " ")
-		if inode == "" || len(perms) < 4 {
+		inode, path, _ := strings.Cut(rest, " ")
+		start, end, _ := strings.Cut(span, "-")
+		m := Mapping{Perms: perms}
+		var errs [3]error
+		m.Start, errs[0] = strconv.ParseUint(start, 16, 64)
+		m.End, errs[1] = strconv.ParseUint(end, 16, 64)
+		m.Ino, errs[2] = strconv.ParseUint(inode, 10, 64)
+		if errors.Join(errs[:]...) != nil || len(perms) < 4 {
 			return nil, fmt.Errorf("maps: %w line %q", ErrMalformed, line)
 		}
-		path = strings.TrimLeft(path, " ")
-		if !ok || path == "" || path[0] == '[' {
-			continue
+		m.Path, m.Deleted = strings.CutSuffix(unescape(strings.TrimLeft(path, " ")), deletedMark)
+		list = append(list, m)
+	}
+	return list, nil
+}
+
+// mappedFiles lists the files of mappings, each once, in order of their first mapping.
+func mappedFiles(mappings []Mapping) []FileMap {
+	var files []FileMap
+	index := make(map[FileMap]int) // by path, inode and deletion
+	for _, m := range mappings {
+		if m.Path == "" || m.Path[0] == '[' || m.Ino == 0 && m.Path[0] != '/' {
+			continue // anonymous, perhaps with a name
 		}
-		ino, err := strconv.ParseUint(inode, 10, 64)
-		if err != nil {
-			return nil, fmt.Errorf("maps: %w line %q", ErrMalformed, line)
-		}
-		if ino == 0 && path[0] != '/' {
-			continue // an anonymous mapping with a name
-		}
-		path, deleted := strings.CutSuffix(unescape(path), deletedMark)
-		key := FileMap{Path: path, Ino: ino, Deleted: deleted}
+		key := FileMap{Path: m.Path, Ino: m.Ino, Deleted: m.Deleted}
 		i, seen := index[key]
 		if !seen {
 			i = len(files)
 			index[key] = i
-			key.Range = span
+			key.Range = fmt.Sprintf("%x-%x", m.Start, m.End)
 			files = append(files, key)
 		}
-		files[i].Exec = files[i].Exec || perms[2] == 'x'
-		files[i].Shared = files[i].Shared || perms[3] == 's'
-		files[i].Written = files[i].Written || perms[1] == 'w' && perms[3] == 's'
+		files[i].Exec = files[i].Exec || m.Perms[2] == 'x'
+		files[i].Shared = files[i].Shared || m.Perms[3] == 's'
+		files[i].Written = files[i].Written || m.Perms[1] == 'w' && m.Perms[3] == 's'
 	}
-	return files, nil
+	return files
 }
 
 // deletedMark is what the kernel appends to the path of a file without a name.

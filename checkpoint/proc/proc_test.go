@@ -102,7 +102,8 @@ FutureKey:	whatever
 	files["42/fdinfo/12"] = "pos:\t0\nflags:\t0104002\nmnt_id:\t26\nino:\t2\ntty-index:\t5\n"
 	files["42/fd/13"] = "->/dev/net/tun"
 	files["42/fdinfo/13"] = "pos:\t0\nflags:\t0104002\nmnt_id:\t24\nino:\t9\niff:\ttap0\n"
-	files["42/maps"] = `55aac5623000-55aac5625000 r--p 00000000 fe:00 247766                     /usr/bin/odd name
+	files["42/maps"] = `00400000-00401000 r--s 00000000 fe:00 7                          /low
+55aac5623000-55aac5625000 r--p 00000000 fe:00 247766                     /usr/bin/odd name
 55aac5625000-55aac562a000 r-xp 00002000 fe:00 247766                     /usr/bin/odd name
 55aac562d000-55aac562e000 rw-p 00000000 00:00 0 
 7fd37894f000-7fd378950000 rw-p 00000000 00:00 0                          [anon:arena]
@@ -139,6 +140,7 @@ FutureKey:	whatever
 			{Num: 13, Target: "/dev/net/tun", Flags: 0o104002, MntID: 24, TTY: -1, Tun: "tap0"},
 		},
 		Files: []FileMap{
+			{Path: "/low", Range: "400000-401000", Ino: 7, Shared: true}, // as the kernel names it in map_files
 			{Path: "/usr/bin/odd name", Range: "55aac5623000-55aac5625000", Ino: 247766, Exec: true},
 			{Path: "/usr/lib/cache", Range: "7fd378948000-7fd37894f000", Ino: 325737, Shared: true},
 			{Path: "/memfd:x", Range: "7fd378960000-7fd378961000", Ino: 5, Shared: true, Written: true, Deleted: true},
@@ -305,9 +307,11 @@ func FuzzParse(f *testing.F) {
 		}
 		var fd FD
 		_ = parseFDInfo(&fd, b)
-		if maps, err := parseMaps(b); err != nil && maps != nil {
+		maps, err := parseMaps(b)
+		if err != nil && maps != nil {
 			t.Error("mappings and an error")
 		}
+		mappedFiles(maps)
 		if mounts, err := parseMountinfo(b); err != nil && mounts != nil {
 			t.Error("mounts and an error")
 		}

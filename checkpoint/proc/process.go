@@ -70,6 +70,15 @@ type FD struct {
 	Tun string // the interface that a descriptor of /dev/net/tun is attached to; "" if none
 }
 
+// Mapping is one line of /proc/PID/maps.
+type Mapping struct {
+	Start, End uint64
+	Perms      string // "r-xp"
+	Ino        uint64
+	Path       string // as that of [FileMap]; also "[heap]" and the like, "" is anonymous memory
+	Deleted    bool
+}
+
 // FileMap is a file that a process maps, whatever the number of mappings.
 type FileMap struct {
 	Path    string // without " (deleted)"; also "anon_inode:[...]" and "socket:[...]"

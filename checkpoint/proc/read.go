@@ -274,17 +274,27 @@ func (d Dir) Paths(pid int) ([]FD, error) {
 
 // Maps returns the files that a process maps. The error is [ErrGone] if there is no such process.
 func (d Dir) Maps(pid int) ([]FileMap, error) {
-	p := Process{PID: pid}
-	err := d.readMaps(&p)
-	return p.Files, gone(pid, err)
+	mappings, err := d.Mappings(pid)
+	return mappedFiles(mappings), err
+}
+
+// Mappings returns what a process maps, by address. The error is [ErrGone] if there is no such process.
+func (d Dir) Mappings(pid int) ([]Mapping, error) {
+	mappings, err := d.readMappings(pid)
+	return mappings, gone(pid, err)
+}
+
+func (d Dir) readMappings(pid int) ([]Mapping, error) {
+	b, err := os.ReadFile(d.path(pid, "maps"))
+	if err != nil {
+		return nil, err
+	}
+	return parseMaps(b)
 }
 
 func (d Dir) readMaps(p *Process) error {
-	b, err := os.ReadFile(d.path(p.PID, "maps"))
-	if err != nil {
-		return err
-	}
-	p.Files, err = parseMaps(b)
+	mappings, err := d.readMappings(p.PID)
+	p.Files = mappedFiles(mappings)
 	return err
 }
 

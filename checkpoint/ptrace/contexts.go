@@ -7,11 +7,12 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/nsmigrate/nsmigrate/checkpoint/proc"
 )
 
 // Process is a process with its threads, the main thread's id being the process's.
@@ -45,7 +46,7 @@ type text struct {
 }
 
 // criuMapping is the name of the memory that criu lends to the processes it dumps (compel/include/infect-priv.h).
-const criuMapping = "/memfd:CRIUMFD (deleted)"
+const criuMapping = "/memfd:CRIUMFD"
 
 // Save reads the contexts of processes whose threads are stopped by a signal. When it returns they are on their way back
 // into that stop. Threads that are not stopped, because they wait in the kernel for what can't be interrupted, are left out.
@@ -71,8 +72,9 @@ func Save(processes []Process) (*Contexts, error) {
 
 var errNotStopped = errors.New("the thread is not stopped")
 
-// seizeStopped begins to trace a thread that a signal has stopped. It needs no wait: the kernel turns one stop into the
-// other before the request returns (ptrace_attach in kernel/ptrace.c).
+// seizeStopped begins to trace a thread that a signal has stopped. The kernel turns one stop into the other before the
+// request returns (ptrace_attach in kernel/ptrace.c); the wait takes the news of it, which a later one would take for that
+// of another stop.
 func seizeStopped(tid int) error {
 	// One that runs could be let go only when it has stopped, which may take long.
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", tid))
@@ -114,31 +116,18 @@ func (t *context) mask(op int) error {
 
 // read finds the text of a process that is traced.
 func (t *text) read(pid int) error {
-	maps, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", pid))
+	maps, err := proc.Default.Mappings(pid)
 	if err != nil {
 		return err
 	}
-	for line := range strings.Lines(string(maps)) {
-		from, to, flags, _, ok := mapping(line)
-		if ok && strings.Contains(flags, "x") && to-from >= uintptr(os.Getpagesize()) {
-			t.at = from
-			_, err := unix.PtracePeekText(pid, from, t.bytes[:])
+	for _, m := range maps {
+		if m.Perms[2] == 'x' && m.End-m.Start >= uint64(os.Getpagesize()) {
+			t.at = uintptr(m.Start)
+			_, err := unix.PtracePeekText(pid, t.at, t.bytes[:])
 			return err
 		}
 	}
 	return nil
-}
-
-// mapping takes a line of /proc/PID/maps apart.
-func mapping(line string) (from, to uintptr, flags, name string, ok bool) {
-	fields := strings.Fields(line)
-	if len(fields) < 5 {
-		return 0, 0, "", "", false
-	}
-	begin, end, _ := strings.Cut(fields[0], "-")
-	f, ferr := strconv.ParseUint(begin, 16, 64)
-	e, eerr := strconv.ParseUint(end, 16, 64)
-	return uintptr(f), uintptr(e), fields[1], strings.Join(fields[5:], " "), ferr == nil && eerr == nil
 }
 
 // Restore puts threads back that a criu which died has left elsewhere, and takes out of their processes what it left
@@ -148,6 +137,13 @@ func mapping(line string) (from, to uintptr, flags, name string, ok bool) {
 // release is called when no thread but those that wait for criu's orders is astray any more. It must close criu's files:
 // those threads then go back by themselves.
 func (c *Contexts) Restore(release func() error) error {
+	return c.restore(release, returnTime)
+}
+
+// returnTime is how long a thread may take from the end of criu's socket to its return.
+const returnTime = 10 * time.Second
+
+func (c *Contexts) restore(release func() error, within time.Duration) error {
 	return onThread(func() (err error) {
 		var errs []error
 		var traced []int
@@ -158,10 +154,12 @@ func (c *Contexts) Restore(release func() error) error {
 				}
 			}
 		}()
-		var waiting []int // for orders
+		var waiting []int            // for orders
+		astray := make(map[int]bool) // perhaps still in criu's code, which has to stay then
 		for _, p := range c.processes {
 			waits, err := p.restore(&traced)
 			if err != nil {
+				astray[p.pid] = true
 				errs = append(errs, fmt.Errorf("put process %d back: %w", p.pid, err))
 			}
 			if waits {
@@ -170,11 +168,15 @@ func (c *Contexts) Restore(release func() error) error {
 		}
 		errs = append(errs, release())
 		for _, pid := range waiting {
-			if err := awaitReturn(pid); err != nil {
+			if err := awaitReturn(pid, within); err != nil {
+				astray[pid] = true
 				errs = append(errs, fmt.Errorf("put process %d back: %w", pid, err))
 			}
 		}
 		for _, p := range c.processes {
+			if astray[p.pid] {
+				continue
+			}
 			if err := cleanUp(p.pid); err != nil {
 				errs = append(errs, fmt.Errorf("clean up process %d: %w", p.pid, err))
 			}
@@ -186,8 +188,8 @@ func (c *Contexts) Restore(release func() error) error {
 // restore puts a process back, unless its main thread waits for orders. It leaves the threads traced.
 func (p *saved) restore(traced *[]int) (waits bool, err error) {
 	from, to, err := criuMemory(p.pid)
-	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) {
-		return false, nil // it has ended
+	if errors.Is(err, proc.ErrGone) {
+		return false, nil
 	}
 	if err != nil {
 		return false, err
@@ -245,34 +247,38 @@ func (t *text) restore(pid int) error {
 
 // criuMemory finds the memory that criu lent to a process.
 func criuMemory(pid int) (from, to uintptr, err error) {
-	maps, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", pid))
-	for line := range strings.Lines(string(maps)) {
-		if begin, end, _, name, ok := mapping(line); ok && name == criuMapping {
+	maps, err := proc.Default.Mappings(pid)
+	for _, m := range maps {
+		if m.Path == criuMapping && m.Deleted {
 			if from == 0 {
-				from = begin
+				from = uintptr(m.Start)
 			}
-			to = end // code and data are mapped in a row
+			to = uintptr(m.End) // code and data are mapped in a row
 		}
 	}
 	return from, to, err
 }
 
-// returnTime is how long a thread may take from the end of criu's socket to its return.
-const returnTime = 10 * time.Second
-
 // awaitReturn lets a traced thread that waited for orders from criu finish: it finds the socket closed, closes its own
-// files and returns to where it was by rt_sigreturn(2).
-func awaitReturn(tid int) error {
+// files and returns to where it was by rt_sigreturn(2). The thread is stopped afterwards, also if it does not come back in
+// time.
+func awaitReturn(tid int, within time.Duration) error {
 	if err := unix.PtraceSetOptions(tid, unix.PTRACE_O_TRACESYSGOOD); err != nil {
 		return err
 	}
 	const systemCall = unix.SIGTRAP | 0x80
 	var signal int
-	for begun, returns := time.Now(), false; time.Since(begun) < returnTime; {
+	for end, returns := time.Now().Add(within), false; time.Now().Before(end); {
 		if err := unix.PtraceSyscall(tid, signal); err != nil {
 			return err
 		}
-		status, err := awaitStatus(tid)
+		status, err := awaitStatus(tid, time.Until(end))
+		if errors.Is(err, errNoStop) {
+			if err := errors.Join(unix.PtraceInterrupt(tid), awaitStop(tid)); err != nil {
+				return err
+			}
+			break
+		}
 		if err != nil {
 			return err
 		}
@@ -291,8 +297,10 @@ func awaitReturn(tid int) error {
 			signal = int(at)
 		}
 	}
-	return errors.New("the thread does not come back from criu's code")
+	return errNoReturn
 }
+
+var errNoReturn = errors.New("the thread does not come back from criu's code")
 
 // cleanUp takes criu's memory out of a process whose threads are back and traced.
 func cleanUp(pid int) error {
@@ -301,7 +309,7 @@ func cleanUp(pid int) error {
 		return err
 	}
 	for _, path := range files {
-		if link, err := os.Readlink(path); err != nil || link != criuMapping {
+		if link, err := os.Readlink(path); err != nil || link != criuMapping+" (deleted)" {
 			continue
 		}
 		fd, err := strconv.ParseUint(filepath.Base(path), 10, 31)

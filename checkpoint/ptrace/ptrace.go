@@ -77,11 +77,16 @@ func interrupt(tid int) error {
 
 // awaitStop waits until a traced thread has stopped. One that sleeps uninterruptibly may take its time.
 func awaitStop(tid int) error {
-	_, err := awaitStatus(tid)
+	_, err := awaitStatus(tid, stopTime)
 	return err
 }
 
-func awaitStatus(tid int) (unix.WaitStatus, error) {
+// stopTime is how long a thread may take to stop.
+const stopTime = 10 * time.Second
+
+var errNoStop = errors.New("it does not stop")
+
+func awaitStatus(tid int, within time.Duration) (unix.WaitStatus, error) {
 	for begun := time.Now(); ; {
 		var status unix.WaitStatus
 		got, err := unix.Wait4(tid, &status, unix.WNOHANG|unix.WALL, nil)
@@ -92,8 +97,8 @@ func awaitStatus(tid int) (unix.WaitStatus, error) {
 			return status, nil
 		case got == tid:
 			return status, ErrGone
-		case time.Since(begun) > 10*time.Second:
-			return 0, errors.New("it does not stop")
+		case time.Since(begun) > within:
+			return 0, errNoStop
 		case time.Since(begun) < 200*time.Microsecond:
 			runtime.Gosched()
 		default:
@@ -130,7 +135,7 @@ func call(tid int, number uint64, args ...uint64) (result, message int, err erro
 		if err := unix.PtraceSingleStep(tid); err != nil {
 			return 0, 0, fmt.Errorf("step: %w", err)
 		}
-		status, err := awaitStatus(tid)
+		status, err := awaitStatus(tid, stopTime)
 		switch {
 		case err != nil:
 			return 0, 0, err
