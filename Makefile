@@ -25,7 +25,7 @@ export GORACE := atexit_sleep_ms=0
 # The end-to-end tests, and those of the hosts they build, need root: `make unit` leaves them to `make e2e`.
 unit_packages = $$($(GO) list ./... | grep -Ev '/e2e(/|$$)')
 
-# Flags of the benchmark: make bench BENCH='-run routes -json result.json'
+# Flags of the benchmark: make bench BENCH='-run "routes|1 connection" -json result.json'
 BENCH ?=
 
 .PHONY: help
@@ -108,12 +108,12 @@ vm: ## what only other kernels have, and a move between two of them, in virtual 
 	CGO_ENABLED=1 $(GO) test -race -count=1 -timeout 30m ./e2e/vm
 
 .PHONY: bench
-bench: ## how fast namespaces are captured and built, beside iproute2 and nft (root, minutes)
-	@$(GO) run ./e2e/bench $(BENCH)
+bench: deps criu build ## how long clients wait when a service moves, and how fast namespaces are built, beside other tools (root)
+	@PATH="$(CURDIR)/bin:$$PATH" $(GO) run ./e2e/bench $(BENCH)
 
 .PHONY: bench-quick
 bench-quick: BENCH += -quick
-bench-quick: bench ## the same in less than a minute, with more noise
+bench-quick: bench ## the same in three minutes, with more noise
 
 .PHONY: clean
 clean: ## remove what was built

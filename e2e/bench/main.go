@@ -22,6 +22,10 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+	"golang.org/x/term"
+
+	"github.com/nsmigrate/nsmigrate/e2e/bench/blackout"
+	"github.com/nsmigrate/nsmigrate/e2e/bench/openloop"
 )
 
 func main() {
@@ -43,10 +47,19 @@ func run(ctx context.Context) error {
 	only := flag.String("run", ".", "pattern of scenes to run")
 	file := flag.String("json", "", "write the results to this file too")
 	profile := flag.String("cpuprofile", "", "write a CPU profile to this file")
+	rounds := flag.Int("rounds", 0, "move each service this many times, instead of as many as its scene says")
+	client := flag.String(blackout.ClientFlag, "", "be a client of the blackout's, with options as JSON; the bench calls itself so")
 	million := flag.Int(millionFlag, 0, "move this many routes from the namespace at descriptor 3; the bench calls itself so")
 	flag.Parse()
 	if os.Geteuid() != 0 {
 		return errors.New("building namespaces needs root: run it with sudo")
+	}
+	if *client != "" {
+		var o openloop.Options
+		if err := json.Unmarshal([]byte(*client), &o); err != nil {
+			return err
+		}
+		return openloop.Run(o, os.Stdin, os.Stdout)
 	}
 	if *profile != "" {
 		f, err := os.Create(*profile)
@@ -72,8 +85,12 @@ func run(ctx context.Context) error {
 	}
 	report := Report{Machine: machine(), Rounds: o.rounds}
 	fmt.Println(report.Machine)
+	var failed error
+	report.Blackout, failed = blackout.Measure(ctx, blackout.Options{Only: pattern, Quick: *quick, Rounds: *rounds, Progress: progress(os.Stderr)})
+	report.Blackout.Print(os.Stdout)
 	report.Results, err = measure(ctx, o)
 	report.print(os.Stdout)
+	err = errors.Join(failed, err)
 	if *file == "" {
 		return err
 	}
@@ -82,6 +99,14 @@ func run(ctx context.Context) error {
 		failed = os.WriteFile(*file, append(text, '\n'), 0o644)
 	}
 	return errors.Join(err, failed)
+}
+
+// progress returns what shows how far it is, on a terminal only.
+func progress(f *os.File) func(format string, args ...any) {
+	if !term.IsTerminal(int(f.Fd())) {
+		return func(string, ...any) {}
+	}
+	return func(format string, args ...any) { fmt.Fprintf(f, "\r\033[K"+format, args...) }
 }
 
 // machine says what the figures were measured on.
@@ -109,6 +134,8 @@ type Report struct {
 	Machine string   `json:"machine"`
 	Rounds  int      `json:"rounds"`
 	Results []Result `json:"results"`
+
+	Blackout blackout.Results `json:"blackout"`
 }
 
 // Result is one line of the table. Its unit is milliseconds or MiB.

@@ -1,0 +1,240 @@
+// Package blackout measures how long the clients of a service wait while it moves from one host to another, with nsmigrate
+// and with other tools, side by side. It sees what a user sees: it builds and drives programs, and a client notes when
+// answers come. All of it happens inside hosts of the lab.
+package blackout
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/nsmigrate/nsmigrate/e2e/bench/openloop"
+	"github.com/nsmigrate/nsmigrate/e2e/lab"
+)
+
+// Scene is a workload that all movers are measured with, in turn.
+type Scene struct {
+	Workload
+	Rounds int
+	Movers []string // names; nil are all
+}
+
+// Cell is a mover with a workload.
+type Cell struct {
+	Scene  string   `json:"scene"`
+	Mover  string   `json:"mover"`
+	Load   Workload `json:"workload"`
+	Runs   []Run    `json:"runs"`
+	Reason string   `json:"reason,omitempty"` // why there are no runs, or no more
+}
+
+// Run is one move.
+type Run struct {
+	openloop.Seen
+	Trace
+	RST int `json:"rst_on_the_wire"`
+}
+
+// bench is what all scenes share.
+type bench struct {
+	*world
+	movers    []mover
+	installed map[mover]error
+	progress  func(format string, args ...any)
+	last      time.Time // when a mover was last at work
+}
+
+// settle is how long nothing happens before a move. A processor's debug registers, which CRIU uses, are set up slowly by
+// the first who does within a second: every move is to be a first one.
+const settle = 1100 * time.Millisecond
+
+// warm is how long a client is watched before a move.
+const warm = 200 * time.Millisecond
+
+// scene measures all movers, round by round: what the machine does meanwhile happens to all of them.
+func (b *bench) scene(ctx context.Context, sc Scene) ([]Cell, error) {
+	type row struct {
+		mover
+		*service
+		Cell
+	}
+	var rows []*row
+	defer func() {
+		for _, r := range rows {
+			if r.service != nil {
+				b.end(ctx, r.mover, r.service) //nolint:errcheck // the lab goes with everything in it
+			}
+		}
+	}()
+	for _, m := range b.movers {
+		if !sc.wants(m.name()) {
+			continue
+		}
+		r := &row{mover: m, Cell: Cell{Scene: sc.Name, Mover: m.name(), Load: sc.Workload}}
+		rows = append(rows, r)
+	}
+	for round := range sc.Rounds {
+		for _, r := range rows {
+			if r.Reason != "" {
+				continue
+			}
+			b.progress("%s: round %d of %d: %s", sc.Name, round+1, sc.Rounds, r.Mover)
+			var err error
+			if r.service == nil {
+				r.service, err = b.begin(ctx, r.mover, sc.Workload)
+			}
+			if err == nil {
+				var run Run
+				if run, err = b.run(ctx, r.mover, r.service); err == nil {
+					r.Runs = append(r.Runs, run)
+				}
+			}
+			if ctx.Err() != nil {
+				return nil, ctx.Err()
+			}
+			if err == nil && r.Runs[len(r.Runs)-1].Alive == max(1, sc.Connections) && !r.heavy() {
+				continue
+			}
+			// A service that lost something begins anew. One that takes up much makes room for the next.
+			if err != nil {
+				r.Reason = err.Error()
+			}
+			if r.service != nil {
+				err = b.end(ctx, r.mover, r.service)
+				r.service = nil
+			}
+			if err != nil && r.Reason == "" {
+				r.Reason = err.Error()
+			}
+		}
+	}
+	cells := make([]Cell, len(rows))
+	for i, r := range rows {
+		cells[i] = r.Cell
+	}
+	return cells, nil
+}
+
+func (s Scene) wants(name string) bool {
+	return s.Movers == nil || slices.Contains(s.Movers, name)
+}
+
+// heavy workloads do not live beside others.
+func (c Cell) heavy() bool { return c.Load.MemoryMB > 256 || c.Load.Connections > 2000 }
+
+// begin brings up a service and its client, which is left paused.
+func (b *bench) begin(ctx context.Context, m mover, load Workload) (*service, error) {
+	err, ok := b.installed[m]
+	if !ok {
+		err = m.install(ctx, b.world)
+		b.installed[m] = err
+	}
+	if err != nil {
+		return nil, fmt.Errorf("install: %w", err)
+	}
+	s := b.newService(load)
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	defer cancel()
+	if err := m.start(ctx, b.world, s); err != nil {
+		return s, fmt.Errorf("start: %w", err)
+	}
+	if err := b.listening(ctx, s); err != nil {
+		return s, fmt.Errorf("start: %w", err)
+	}
+	if err := b.addRoutes(ctx, s); err != nil {
+		return s, fmt.Errorf("start: %w", err)
+	}
+	if err := b.connect(ctx, s); err != nil {
+		return s, fmt.Errorf("start: %w", err)
+	}
+	_, err = s.client.Order(ctx, openloop.Pause)
+	return s, err
+}
+
+func (b *bench) end(ctx context.Context, m mover, s *service) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Minute)
+	defer cancel()
+	err := m.stop(ctx, b.world, s)
+	return errors.Join(err, s.disconnect(ctx))
+}
+
+// run moves a service to the other host under its client's eyes.
+func (b *bench) run(ctx context.Context, m mover, s *service) (r Run, err error) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
+	defer cancel()
+	pause(ctx, time.Until(b.last.Add(settle-warm)))
+	if _, err := s.client.Order(ctx, openloop.Resume); err != nil {
+		return r, err
+	}
+	// Every connection works, and has met the service where it is.
+	if r.Seen, err = s.client.Order(ctx, openloop.Report); err != nil {
+		return r, err
+	}
+	if r.Alive != max(1, s.load.Connections) {
+		return r, fmt.Errorf("%d of %d connections work before the move: %s", r.Alive, s.load.Connections, r.Seen.Error)
+	}
+	pause(ctx, warm)
+	before, err := b.resets(s)
+	if err != nil {
+		return r, err
+	}
+	if _, err := s.client.Order(ctx, openloop.Reset); err != nil {
+		return r, err
+	}
+	to := b.Other(s.host)
+	r.Trace, err = m.move(ctx, b.world, s, to)
+	b.last = time.Now()
+	if err != nil {
+		return r, err
+	}
+	s.host = to
+	s.moves++
+	if r.Seen, err = s.client.Order(ctx, openloop.Report); err != nil {
+		return r, err
+	}
+	if _, err := s.client.Order(ctx, openloop.Pause); err != nil {
+		return r, err
+	}
+	after, err := b.resets(s)
+	r.RST = after - before
+	return r, err
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	select {
+	case <-time.After(d):
+	case <-ctx.Done():
+	}
+}
+
+// resets counts the RSTs of a service's connections that the client's wire has seen.
+func (b *bench) resets(s *service) (int, error) {
+	closings, err := b.wire.Closings()
+	if err != nil {
+		return 0, err
+	}
+	address, err := netip.ParseAddr(s.IPv4)
+	if err != nil {
+		return 0, err
+	}
+	n := 0
+	for _, c := range closings {
+		if c.RST && (c.Src.Addr() == address || c.Dst.Addr() == address) {
+			n++
+		}
+	}
+	return n, nil
+}
+
+// addRoutes gives the service's namespace the routes of its workload.
+func (b *bench) addRoutes(ctx context.Context, s *service) error {
+	if s.load.Routes == 0 {
+		return nil
+	}
+	return s.host.Script(ctx, fmt.Sprintf(
+		`seq 0 %d | awk '{printf "route add 100.%%d.%%d.%%d/32 via %s\n", $1/65536, $1/256%%256, $1%%256}' | ip -n %s -batch -`,
+		s.load.Routes-1, lab.GatewayIPv4, s.Name))
+}

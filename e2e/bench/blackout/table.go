@@ -1,0 +1,140 @@
+package blackout
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+	"time"
+)
+
+// reference is the mover that the others are compared with.
+const reference = "nsmigrate, tls"
+
+// Print writes the tables.
+func (r Results) Print(out io.Writer) {
+	if len(r.Cells) == 0 {
+		return
+	}
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "moved with\truns\tgap p50\tp99\tmin\tmax ms\tworst conn.\tp99\tnsmigrate is shorter\tsurvived\tRST\t")
+	for i, c := range r.Cells {
+		if i == 0 || c.Scene != r.Cells[i-1].Scene {
+			fmt.Fprintf(w, "%s\t\t\t\t\t\t\t\t\t\t\t\n", c.Scene)
+		}
+		fmt.Fprintf(w, "  %s\t%s\n", c.Mover, strings.Join(r.row(c), "\t"))
+	}
+	w.Flush()
+	fmt.Fprint(out, `The gap is the longest interval without an answer on a connection that has a message every millisecond, less that
+millisecond, in one move; of "worst conn." it is the gap of the connection where it is longest. Medians of all runs, and
+the ratio of medians (with those of the quartiles).
+`)
+	r.printPhases(out)
+}
+
+// row is what a table says of a cell.
+func (r Results) row(c Cell) []string {
+	if len(c.Runs) == 0 {
+		return []string{"0", "not measured, see below"}
+	}
+	gap, worst := c.gaps(), c.worstGaps()
+	alive, total, rst := c.survived()
+	row := []string{
+		fmt.Sprint(len(c.Runs)), number(gap.median()), number(gap.at(0.99)), number(gap.min()), number(gap.max()),
+		number(worst.median()), number(worst.at(0.99)), "", fmt.Sprintf("%d of %d", alive, total), fmt.Sprint(rst),
+	}
+	if ours := r.cell(c.Scene, reference); ours != nil && c.Mover != reference && len(ours.Runs) > 0 {
+		x := ratioOf(ours.gaps(), gap)
+		row[7] = fmt.Sprintf("%sx (%s-%s)", number(x.middle), number(x.low), number(x.high))
+	}
+	return row
+}
+
+func (r Results) cell(scene, mover string) *Cell {
+	for i, c := range r.Cells {
+		if c.Scene == scene && c.Mover == mover {
+			return &r.Cells[i]
+		}
+	}
+	return nil
+}
+
+func (c Cell) of(value func(Run) float64) sample {
+	values := make([]float64, len(c.Runs))
+	for i, r := range c.Runs {
+		values[i] = value(r)
+	}
+	return sampleOf(values)
+}
+
+func (c Cell) gaps() sample      { return c.of(func(r Run) float64 { return r.GapMS }) }
+func (c Cell) worstGaps() sample { return c.of(func(r Run) float64 { return r.WorstGapMS }) }
+
+func (c Cell) survived() (alive, total, rst int) {
+	for _, r := range c.Runs {
+		alive += r.Alive
+		total += max(1, c.Load.Connections)
+		rst += r.RST
+	}
+	return alive, total, rst
+}
+
+// phaseMedians are those of each phase, in the order of the first run.
+func (c Cell) phaseMedians(of func(Trace) []Phase) []Phase {
+	var names []string
+	times := map[string][]float64{}
+	for _, r := range c.Runs {
+		for _, p := range of(r.Trace) {
+			if times[p.Name] == nil {
+				names = append(names, p.Name)
+			}
+			times[p.Name] = append(times[p.Name], float64(p.Took))
+		}
+	}
+	phases := make([]Phase, len(names))
+	for i, name := range names {
+		phases[i] = Phase{name, time.Duration(sampleOf(times[name]).median())}
+	}
+	return phases
+}
+
+func (r Results) printPhases(out io.Writer) {
+	fmt.Fprintln(out, "\nWhere the time goes (medians, ms); of it CRIU's own, by its statistics:")
+	for _, c := range r.Cells {
+		if len(c.Runs) == 0 {
+			continue
+		}
+		here := phasesText(c.phaseMedians(func(t Trace) []Phase { return t.Phases }))
+		if there := c.phaseMedians(func(t Trace) []Phase { return t.There }); len(there) > 0 {
+			here += " (meanwhile, on the other host: " + phasesText(there) + ")"
+		}
+		frozen := c.of(func(r Run) float64 { return milliseconds(r.CRIU.Frozen) }).median()
+		restore := c.of(func(r Run) float64 { return milliseconds(r.CRIU.Restore) }).median()
+		fmt.Fprintf(out, "  %s, %s: %s; criu: frozen %s, restore %s\n", c.Scene, c.Mover, here, number(frozen), number(restore))
+	}
+	for _, c := range r.Cells {
+		if c.Reason != "" {
+			fmt.Fprintf(out, "\n%s, %s ended after %d runs: %s\n", c.Scene, c.Mover, len(c.Runs), c.Reason)
+		}
+	}
+}
+
+func phasesText(phases []Phase) string {
+	parts := make([]string, len(phases))
+	for i, p := range phases {
+		parts[i] = fmt.Sprintf("%s %s", p.Name, number(milliseconds(p.Took)))
+	}
+	return strings.Join(parts, ", ")
+}
+
+func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
+
+func number(f float64) string {
+	switch {
+	case f < 10:
+		return fmt.Sprintf("%.2f", f)
+	case f < 100:
+		return fmt.Sprintf("%.1f", f)
+	}
+	return fmt.Sprintf("%.0f", f)
+}
