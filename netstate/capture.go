@@ -245,12 +245,12 @@ func (s *State) captureObjects(ctx context.Context, n *ns.NS, nl *rawnl.Conn, li
 		if !d.of(links) {
 			continue
 		}
-		msgs, err := fetch(ctx, nl, d)
+		msgs, hidden, err := fetchShown(ctx, n, nl, d)
 		if err != nil {
 			return err
 		}
 		msgs, losses := sift(d.kind, msgs, links)
-		s.losses = append(s.losses, losses...)
+		s.losses = append(append(s.losses, hidden...), losses...)
 		if msgs = d.tidy(msgs); len(msgs) > 0 {
 			s.Messages[d.kind] = append(s.Messages[d.kind], msgs...)
 		}

@@ -38,6 +38,18 @@ func TestLosses(t *testing.T) {
 	}
 }
 
+// TestLossHiddenRoutes: the kernel shows neither a route that is larger than a netlink message nor those behind it.
+func TestLossHiddenRoutes(t *testing.T) {
+	needRoot(t)
+	host, source := newNS(t), newNS(t)
+	sh(t, source, `ip link set lo up; ip link add e0 type ifb; ip link set e0 up; ip addr add 2001:db8::1/64 dev e0 nodad
+		ip nexthop add id 7 via 2001:db8::7 dev e0; ip nexthop add id 8 group 7; ip -6 route add 2001:db8:2::/48 nhid 8
+		ip -6 route add 2001:db8:3::/48 nexthop via 2001:db8::7 nexthop via 2001:db8::8; ip -6 route add unreachable default table 7`)
+	checkLost(t, source, host)
+	sh(t, source, `seq 2000 3400 | sed 's/.*/route append 2001:db8:1::\/64 via 2001:db8::& dev e0/' | ip -6 -batch -`)
+	checkLost(t, source, host, "route IPv6 routes")
+}
+
 // TestLossTap opens a tap device that ends with the file.
 func TestLossTap(t *testing.T) {
 	needRoot(t)

@@ -52,6 +52,7 @@ func capture(ctx context.Context, n *ns.NS) ([]rawnl.Message, error) {
 		return nil, err
 	}
 	defer c.Close()
+	var last []rawnl.Message
 	for range captureTries {
 		// A commit raises the generation first and exchanges the objects then: one that is under way would be seen by
 		// halves, between two looks at the same generation.
@@ -70,10 +71,18 @@ func capture(ctx context.Context, n *ns.NS) ([]rawnl.Message, error) {
 		if err != nil {
 			return nil, err
 		}
-		if before == after {
+		// A set that vanished between two dumps fails the second; only a quiet ruleset's errors count.
+		if before != after {
+			continue
+		}
+		// A transaction that is being prepared counts already, and is over when its commit is.
+		if dumpErr != nil || last != nil || hidden(msgs) == nil {
 			return msgs, dumpErr
 		}
-		// A set that vanished between two dumps fails the second; only a quiet ruleset's errors count.
+		last = msgs
+	}
+	if last != nil {
+		return last, nil
 	}
 	return nil, rawnl.ErrInterrupted
 }

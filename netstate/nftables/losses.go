@@ -9,9 +9,9 @@ import (
 )
 
 // Losses names what a plan of these messages does not bring back, or brings back with another meaning,
-// one line each, in the order of the messages.
+// one line each. What the kernel did not show comes first.
 func Losses(msgs []rawnl.Message) []string {
-	var losses []string
+	losses := hidden(msgs)
 	for _, m := range msgs {
 		switch kindOf(m) {
 		case unix.NFT_MSG_NEWTABLE:

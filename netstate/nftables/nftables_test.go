@@ -237,3 +237,36 @@ func TestCaptureLeavesLockOut(t *testing.T) {
 		t.Fatalf("got %q", lines)
 	}
 }
+
+// TestHidden: a rule that is larger than a netlink message ends the kernel's dump without an error. What it hides is named.
+func TestHidden(t *testing.T) {
+	needRoot(t, "nft", "iptables-nft")
+	n := netns(t)
+	runInput(t, n, []byte(`
+		table ip other { map m { type ipv4_addr : verdict; elements = { 10.0.0.1 : jump c, 10.0.0.2 : goto c } }
+			chain c { accept; }; chain b { type filter hook input priority 0; jump c; ip saddr vmap @m; ip daddr vmap { 10.0.0.3 : jump c }; jump { drop; }
+}; }`), "nft", "-f", "-")
+	run(t, n, "iptables-nft", "-A", "INPUT", "-p", "tcp", "-j", "ACCEPT")
+	losses := func() string {
+		msgs, err := nftables.Capture(t.Context(), n)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.Join(nftables.Losses(msgs), "\n")
+	}
+	if got := losses(); got != "" {
+		t.Errorf("losses of a ruleset that is shown: %s", got)
+	}
+	large := []string{"-A", "INPUT"}
+	for i := range 30 {
+		large = append(large, "-m", "u32", "--u32", fmt.Sprintf("%d=1", i))
+	}
+	run(t, n, "iptables-nft", append(large, "-j", "DROP")...)
+	run(t, n, "iptables-nft", "-A", "INPUT", "-p", "udp", "-j", "ACCEPT")
+	run(t, n, "iptables-nft", "-A", "OUTPUT", "-p", "udp", "-j", "ACCEPT")
+	const because = " of the objects that use it, because one is larger than a netlink message"
+	want := "chain ip filter INPUT: the kernel does not show 2" + because + "\nchain ip filter OUTPUT: the kernel does not show 1" + because
+	if got := losses(); got != want {
+		t.Errorf("losses:\n%s\nwant:\n%s", got, want)
+	}
+}

@@ -155,6 +155,9 @@ func (c *Conn) dumpOnce(ctx context.Context, req Message) (msgs []Message, inter
 		if err != nil {
 			return nil, false, err
 		}
+		if len(b) == 0 { // so a dump goes on for ever, where it knows that there is more
+			return nil, false, tooLarge()
+		}
 		b = c.keep(b)
 		for len(b) > 0 {
 			var f frame
@@ -430,9 +433,17 @@ func doneError(f frame) error {
 		return nil
 	}
 	if errno := int32(binary.NativeEndian.Uint32(f.Data)); errno < 0 {
+		if unix.Errno(-errno) == unix.EMSGSIZE {
+			return tooLarge()
+		}
 		return &Error{Index: -1, Errno: unix.Errno(-errno), Message: extAck(f, 4)}
 	}
 	return nil
+}
+
+// tooLarge says that a dump can't show an object and those behind it.
+func tooLarge() error {
+	return &Error{Index: -1, Errno: unix.EMSGSIZE, Message: "an object is larger than the largest message of a dump, and hides those behind it"}
 }
 
 // ackError reads an acknowledgement; nil if it says success.

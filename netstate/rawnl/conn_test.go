@@ -127,3 +127,31 @@ func TestRequest(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestDumpTooLarge: where the kernel says that it can't show an object, so does the error.
+func TestDumpTooLarge(t *testing.T) {
+	c, ctx := dial(t), context.Background()
+	up := make([]byte, unix.SizeofIfInfomsg)
+	binary.NativeEndian.PutUint32(up[4:], 1)
+	binary.NativeEndian.PutUint32(up[8:], unix.IFF_UP)
+	binary.NativeEndian.PutUint32(up[12:], unix.IFF_UP)
+	msgs := []rawnl.Message{{Type: unix.RTM_NEWLINK, Data: up}}
+	nexthop := func(family byte, id uint32, kind uint16, value []byte) {
+		b := []byte{family, 0, unix.RTPROT_STATIC, 0, 0, 0, 0, 0} // struct nhmsg
+		b = rawnl.AppendAttr(b, unix.NHA_ID, binary.NativeEndian.AppendUint32(nil, id))
+		msgs = append(msgs, rawnl.Message{Type: unix.RTM_NEWNEXTHOP, Flags: unix.NLM_F_CREATE, Data: rawnl.AppendAttr(b, kind, value)})
+	}
+	var group []byte // of struct nexthop_grp
+	for id := uint32(1); id <= 5000; id++ {
+		nexthop(unix.AF_INET, id, unix.NHA_OIF, []byte{1, 0, 0, 0})
+		group = append(binary.NativeEndian.AppendUint32(group, id), 0, 0, 0, 0)
+	}
+	nexthop(unix.AF_UNSPEC, 6000, unix.NHA_GROUP, group)
+	if err := c.Apply(ctx, msgs); err != nil {
+		t.Fatal(err)
+	}
+	_, err := c.Dump(ctx, rawnl.Message{Type: unix.RTM_GETNEXTHOP, Data: make([]byte, 8)})
+	if !errors.Is(err, unix.EMSGSIZE) || !strings.Contains(err.Error(), "larger than the largest message") {
+		t.Errorf("error %v", err)
+	}
+}
