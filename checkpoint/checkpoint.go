@@ -153,6 +153,8 @@ func (s *Service) statsSoFar() criu.DumpStats {
 	for _, p := range s.clock.Phases() {
 		us := uint32(p.Duration.Microseconds())
 		switch {
+		case p.Beside:
+			continue
 		case p.Name == phaseFreeze:
 			stats.FreezingTime = us
 		case p.Name == phaseDump:

@@ -1,15 +1,21 @@
 package checkpoint
 
 import (
+	"cmp"
 	"slices"
+	"sync"
 	"time"
 )
 
-// Clock times the phases of an operation and tells them to whoever watches.
+// Clock times the phases of an operation and tells them to whoever watches. Its phases follow each other; what is done
+// beside them, at the same time, is timed with [Clock.Beside], by any goroutine.
 type Clock struct {
 	start    time.Time
 	phases   []Phase
 	progress Progress
+
+	mu     sync.Mutex
+	beside []Phase
 }
 
 // NewClock starts a clock; progress may be nil.
@@ -19,9 +25,19 @@ func NewClock(progress Progress) *Clock {
 
 // Phase ends the phase before and begins a new one; blackout says that the service is frozen meanwhile.
 func (c *Clock) Phase(name string, blackout bool) {
-	c.phases = append(c.Phases(), Phase{Name: name, Start: time.Since(c.start), Blackout: blackout})
+	c.phases = append(c.inOrder(), Phase{Name: name, Start: time.Since(c.start), Blackout: blackout})
 	if c.progress != nil {
 		c.progress.Phase(name)
+	}
+}
+
+// Beside times what goes on at the same time as the phases, until the returned function is called.
+func (c *Clock) Beside(name string) (end func()) {
+	start := time.Since(c.start)
+	return func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.beside = append(c.beside, Phase{Name: name, Start: start, Duration: time.Since(c.start) - start, Beside: true})
 	}
 }
 
@@ -33,8 +49,19 @@ func (c *Clock) Current() string {
 	return c.phases[len(c.phases)-1].Name
 }
 
-// Phases returns all phases until now; the last one is running.
+// Phases returns all phases until now, the last of which is running, and between them what has ended that was done
+// beside, in the order in which they began.
 func (c *Clock) Phases() []Phase {
+	list := c.inOrder()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	list = append(list, c.beside...)
+	slices.SortStableFunc(list, func(a, b Phase) int { return cmp.Compare(a.Start, b.Start) })
+	return list
+}
+
+// inOrder returns the phases that follow each other.
+func (c *Clock) inOrder() []Phase {
 	list := slices.Clone(c.phases)
 	if n := len(list); n > 0 {
 		list[n-1].Duration = time.Since(c.start) - list[n-1].Start
@@ -46,7 +73,7 @@ func (c *Clock) Phases() []Phase {
 func Blackout(phases []Phase) time.Duration {
 	var sum time.Duration
 	for _, p := range phases {
-		if p.Blackout {
+		if p.Blackout && !p.Beside {
 			sum += p.Duration
 		}
 	}

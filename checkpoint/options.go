@@ -2,8 +2,11 @@ package checkpoint
 
 import (
 	"context"
+	"io"
 	"log/slog"
 	"time"
+
+	"github.com/nsmigrate/nsmigrate/netstate"
 )
 
 // Spec names what to dump: a namespace with all its process trees, or one tree and its namespace.
@@ -32,6 +35,15 @@ type Options struct {
 
 	// Frozen is called when the service stands still, while CRIU reads it; may be nil. An error ends the dump.
 	Frozen func(context.Context) error
+
+	// Captured is given the network state of the frozen service as soon as it is known, which then is not in
+	// [Service.Image]; may be nil. An error ends the dump.
+	Captured func(context.Context, *netstate.State) error
+
+	// Pages is given the memory of the frozen service as CRIU reads it, which then is not in [Service.Image]: size bytes,
+	// to be read to their end, that are appended to an entry of the image. It is called for several trees at the same
+	// time; may be nil. An error ends the dump.
+	Pages func(ctx context.Context, entry string, size int64, r io.Reader) error
 
 	// Gather has [Open] succeed whatever stands in the way, for somebody who has more to ask before he refuses: see
 	// [Service.Problems]. Unless there are none, such a service must not be dumped.
@@ -64,7 +76,8 @@ type Phase struct {
 	Name     string        `json:"name"`
 	Start    time.Duration `json:"start"` // since the operation's begin
 	Duration time.Duration `json:"duration"`
-	Blackout bool          `json:"blackout"` // the service was frozen meanwhile
+	Blackout bool          `json:"blackout"`         // the service was frozen meanwhile
+	Beside   bool          `json:"beside,omitempty"` // it went on at the same time as others
 }
 
 // Report tells what a dump did.

@@ -195,13 +195,14 @@ func (s *Service) prepare(ctx context.Context) error {
 	if err := criu.Warm(ctx, s.criu); err != nil {
 		return err
 	}
+	criu.WarmAmend()
 	if s.lock, err = lock.Open(s.target.ns); err != nil {
 		return err
 	}
 	if s.car, err = sidecar.Capture(ctx, sidecar.Holders(s.live), nil); err != nil {
 		return err
 	}
-	s.trees, err = startCRIU(s.criu, s.Image(), filepath.Join(s.scratch, "logs"), s.target.ns, s.report.Manifest.Trees, s.live)
+	s.trees, err = startCRIU(s.criu, s.Image(), filepath.Join(s.scratch, "logs"), s.target.ns, s.report.Manifest.Trees, s.live, s.opts.Pages != nil)
 	if err != nil {
 		return err
 	}
@@ -254,10 +255,11 @@ func (s *Service) failed(cause error) error {
 // Freeze stops the service, makes it mute and writes its image to [Service.Image]. Afterwards, and also after an error,
 // it is frozen, and [Service.Resume] is the way back.
 func (s *Service) Freeze(ctx context.Context) error {
-	s.clock.Phase(phaseFreeze, true)
+	s.clock.Phase("stop", true)
 	if err := s.trees.stop(); err != nil {
 		return err
 	}
+	s.clock.Phase("lock", true)
 	// Locked only now: what came in until the freeze is in the receive queues and wakes the service up at
 	// once when it lives again, while a packet that the lock drops costs its sender a retransmission timeout.
 	var g errgroup.Group
@@ -266,6 +268,7 @@ func (s *Service) Freeze(ctx context.Context) error {
 	if err := g.Wait(); err != nil {
 		return err
 	}
+	s.clock.Phase(phaseFreeze, true)
 	if err := s.trees.freeze(ctx); err != nil {
 		return err
 	}
@@ -276,36 +279,52 @@ func (s *Service) Freeze(ctx context.Context) error {
 	if err := s.dumpTrees(ctx); err != nil {
 		return err
 	}
+	s.clock.Phase("finish image", true)
 	return s.complete()
 }
 
 // dumpTrees lets criu write its images while the namespace and the socket options are read.
 func (s *Service) dumpTrees(ctx context.Context) error {
-	var state *netstate.State
-	var car *sidecar.Sidecar
-	g, gctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return s.trees.dump(gctx) })
-	g.Go(func() (err error) {
-		state, err = netstate.Capture(gctx, s.target.ns, netstate.CaptureOptions{Prev: s.state, Logger: s.opts.Logger})
-		return err
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		defer s.clock.Beside("criu")()
+		return s.trees.dump(ctx, s.opts.Pages)
 	})
-	g.Go(func() (err error) {
+	g.Go(func() error { return s.captureState(ctx) })
+	g.Go(func() error {
 		for i := range s.live {
 			if err := s.report.Manifest.Trees[i].refresh(&s.live[i]); err != nil {
 				return err
 			}
 		}
 		if s.opts.Frozen != nil {
-			g.Go(func() error { return s.opts.Frozen(gctx) })
+			g.Go(func() error { return s.opts.Frozen(ctx) })
 		}
-		car, err = sidecar.Capture(gctx, s.holders(), s.car)
-		return err
+		return s.captureSockets(ctx)
 	})
-	if err := g.Wait(); err != nil {
+	return g.Wait()
+}
+
+func (s *Service) captureState(ctx context.Context) error {
+	defer s.clock.Beside("network state")()
+	state, err := netstate.Capture(ctx, s.target.ns, netstate.CaptureOptions{Prev: s.state, Logger: s.opts.Logger})
+	if err != nil {
 		return err
 	}
-	s.car, s.state = car, state
+	s.state = state
+	if s.opts.Captured != nil {
+		return s.opts.Captured(ctx, state)
+	}
 	return nil
+}
+
+func (s *Service) captureSockets(ctx context.Context) error {
+	defer s.clock.Beside("socket options")()
+	car, err := sidecar.Capture(ctx, s.holders(), s.car)
+	if err == nil {
+		s.car = car
+	}
+	return err
 }
 
 // holders are the processes of the frozen trees.
@@ -324,11 +343,13 @@ func (s *Service) complete() error {
 			return err
 		}
 	}
-	if err := writeFile(filepath.Join(s.Image(), StateFile), func(f *os.File) error {
-		_, err := s.state.WriteTo(f)
-		return err
-	}); err != nil {
-		return fmt.Errorf("write network state: %w", err)
+	if s.opts.Captured == nil {
+		if err := writeFile(filepath.Join(s.Image(), StateFile), func(f *os.File) error {
+			_, err := s.state.WriteTo(f)
+			return err
+		}); err != nil {
+			return fmt.Errorf("write network state: %w", err)
+		}
 	}
 	car, err := s.car.Encode()
 	if err != nil {
@@ -342,6 +363,9 @@ func (s *Service) complete() error {
 	}
 	return nil
 }
+
+// Phase begins a phase of the blackout that is the caller's: what is done with the image of the frozen service.
+func (s *Service) Phase(name string) { s.clock.Phase(name, true) }
 
 // Keep keeps the frozen service mute beyond the end of this process.
 func (s *Service) Keep() error { return s.lock.Keep() }
@@ -366,6 +390,7 @@ func (s *Service) Resume(cause error) *FailedError {
 
 // End kills a frozen service without a packet and removes its namespace.
 func (s *Service) End(ctx context.Context) error {
+	s.clock.Phase("end", false)
 	if err := s.kill(); err != nil {
 		return err
 	}

@@ -1,10 +1,13 @@
 package checkpoint
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
+	"path"
 	"path/filepath"
 
 	"golang.org/x/sync/errgroup"
@@ -29,6 +32,7 @@ type tree struct {
 	session   *criu.Session
 	logs      string // criu's work directory
 	files     []*os.File
+	pages     *criu.PageServer   // nil if the memory goes into the image
 	keeper    *ptrace.FileKeeper // of criu's files, from before the freeze
 	contexts  *ptrace.Contexts   // of the stopped threads
 	stopped   []int              // processes, as the host sees them, that a SIGSTOP of ours keeps from running
@@ -36,13 +40,13 @@ type tree struct {
 }
 
 // startCRIU starts a criu for every tree, in the place that the tree needs, with its images below dir and
-// its log below logs.
-func startCRIU(path, dir, logs string, n *ns.NS, facts []Tree, live []proc.Tree) (trees, error) {
+// its log below logs. serve says that the memory is not to be among the images.
+func startCRIU(path, dir, logs string, n *ns.NS, facts []Tree, live []proc.Tree, serve bool) (trees, error) {
 	var ts trees
 	for i := range facts {
 		t := &tree{index: i, facts: &facts[i], live: &live[i]}
 		ts = append(ts, t)
-		if err := t.start(path, dir, logs, n); err != nil {
+		if err := t.start(path, dir, logs, n, serve); err != nil {
 			ts.close()
 			return nil, err
 		}
@@ -50,7 +54,7 @@ func startCRIU(path, dir, logs string, n *ns.NS, facts []Tree, live []proc.Tree)
 	return ts, nil
 }
 
-func (t *tree) start(path, dir, logs string, n *ns.NS) error {
+func (t *tree) start(path, dir, logs string, n *ns.NS, serve bool) error {
 	images, err := t.makeDir(filepath.Join(dir, t.facts.Dir))
 	if err != nil {
 		return err
@@ -71,7 +75,12 @@ func (t *tree) start(path, dir, logs string, n *ns.NS) error {
 			return err
 		}
 	}
-	t.criu, err = criu.Start(criu.Config{Path: path, Place: place, Images: images, Work: work})
+	if serve {
+		if t.pages, err = criu.NewPageServer(images.Name()); err != nil {
+			return err
+		}
+	}
+	t.criu, err = criu.Start(criu.Config{Path: path, Place: place, Images: images, Work: work, Pages: t.pages})
 	return err
 }
 
@@ -161,9 +170,34 @@ func (t *tree) pid(own int) int {
 	return 0
 }
 
-// dump lets every criu write its images and holds the trees frozen.
-func (ts trees) dump(ctx context.Context) error {
-	return ts.each(func(t *tree) error { return t.session.Advance(ctx, criu.PostDump) })
+// dump lets every criu write its images and holds the trees frozen. pages takes the memory, if it is not to be among
+// the images.
+func (ts trees) dump(ctx context.Context, pages criu.PageSink) error {
+	return ts.each(func(t *tree) error {
+		if t.pages == nil {
+			return t.session.Advance(ctx, criu.PostDump)
+		}
+		// A criu whose memory nobody takes stops, and one that stops sends no more of it.
+		serving, stop := context.WithCancel(ctx)
+		defer stop()
+		var refused error
+		served := make(chan error, 1)
+		go func() {
+			served <- t.pages.Serve(serving, func(ctx context.Context, name string, size int64, r io.Reader) error {
+				refused = pages(ctx, path.Join(t.facts.Dir, name), size, r)
+				return refused
+			})
+		}()
+		err := t.session.Advance(ctx, criu.PostDump)
+		if err != nil {
+			stop()
+		}
+		failed := <-served
+		if refused != nil && serving.Err() == nil {
+			return refused
+		}
+		return cmp.Or(err, failed)
+	})
 }
 
 // finish lets every criu end its request: the trees are killed without a packet, or resumed if the dump
@@ -231,6 +265,9 @@ func (ts trees) close() {
 	for _, t := range ts {
 		if t.criu != nil {
 			t.criu.Close()
+		}
+		if t.pages != nil {
+			t.pages.Close() //nolint:errcheck // a socket
 		}
 		t.letGo() //nolint:errcheck // it ends with this process
 		for _, f := range t.files {

@@ -412,7 +412,7 @@ func (r *Restoration) Settle(ctx context.Context) error {
 func (r *Restoration) sinceStart() time.Duration {
 	var sum time.Duration
 	for _, p := range r.clock.Phases() {
-		if p.Name != "settle" {
+		if p.Name != "settle" && !p.Beside {
 			sum += p.Duration
 		}
 	}

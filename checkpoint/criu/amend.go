@@ -11,9 +11,11 @@ import (
 
 	criu_core "github.com/checkpoint-restore/go-criu/v8/crit/images/criu-core"
 	"github.com/checkpoint-restore/go-criu/v8/crit/images/fdinfo"
+	"github.com/checkpoint-restore/go-criu/v8/crit/images/pagemap"
 	"github.com/checkpoint-restore/go-criu/v8/crit/images/pstree"
 	"github.com/checkpoint-restore/go-criu/v8/crit/images/tty"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 )
 
 // Amend corrects the images of a tree that was just dumped where they would not bring back what was there.
@@ -26,6 +28,35 @@ func Amend(dir string) error {
 		return errors.New("a CRIU image without processes")
 	}
 	return errors.Join(orphan(dir, tasks[0]), detach(dir, tasks), rearm(dir))
+}
+
+// WarmAmend takes what only the first Amend of a process needs out of the blackout: two milliseconds in which the types of
+// the messages are gone through.
+func WarmAmend() {
+	seen := make(map[protoreflect.FullName]bool)
+	var visit func(m protoreflect.Message)
+	visit = func(m protoreflect.Message) {
+		if seen[m.Descriptor().FullName()] {
+			return
+		}
+		seen[m.Descriptor().FullName()] = true
+		proto.Unmarshal(nil, m.Interface()) //nolint:errcheck // of nothing
+		for i := range m.Descriptor().Fields().Len() {
+			switch f := m.Descriptor().Fields().Get(i); {
+			case f.Message() == nil || f.IsMap():
+			case f.IsList():
+				visit(m.NewField(f).List().NewElement().Message())
+			default:
+				visit(m.NewField(f).Message())
+			}
+		}
+	}
+	for _, m := range []proto.Message{
+		new(pstree.PstreeEntry), new(criu_core.CoreEntry), new(tty.TtyInfoEntry), new(fdinfo.FileEntry),
+		new(pagemap.PagemapHead), new(pagemap.PagemapEntry),
+	} {
+		visit(m.ProtoReflect())
+	}
 }
 
 // orphan takes the parent-death signal (PR_SET_PDEATHSIG of prctl(2)) out of the root of a tree that was just

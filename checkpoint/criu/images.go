@@ -24,6 +24,7 @@ import (
 const (
 	magicCommon  = 0x54564319
 	magicService = 0x55105940
+	magicPagemap = 0x56084025
 )
 
 // maxMessage bounds what is allocated for a message of an image, which may come from another host.

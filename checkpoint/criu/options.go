@@ -33,7 +33,11 @@ const defaultLogLevel = 4 // what an explanation needs; 0.5 ms a thousand connec
 
 // Dump asks criu to dump a tree. It returns at once; see [Session] for how it goes on.
 func (p *Process) Dump(o DumpOptions) (*Session, error) {
-	return p.request("dump", rpc.CriuReqType_DUMP, o.request())
+	r := o.request()
+	if p.pages != nil {
+		r.Ps = &rpc.CriuPageServerInfo{Fd: p.pages}
+	}
+	return p.request("dump", rpc.CriuReqType_DUMP, r)
 }
 
 // Restore asks criu to restore the tree in its images directory.

@@ -36,6 +36,7 @@ type Config struct {
 	Images  *os.File // directory of the CRIU images
 	Work    *os.File // directory of the log and the statistics
 	Inherit []Inherit
+	Pages   *PageServer // takes the memory of a dump; nil leaves it to images
 }
 
 // Process is a running `criu swrk` that waits for its one request. Starting it early keeps the exec and
@@ -45,6 +46,7 @@ type Process struct {
 	sock    *os.File
 	work    *os.File
 	inherit []Inherit
+	pages   *int32     // descriptor of the page server, if there is one
 	files   []*os.File // ours to close
 	exited  chan struct{}
 	status  error
@@ -81,6 +83,10 @@ func Start(cfg Config) (*Process, error) {
 	for _, in := range cfg.Inherit {
 		p.cmd.ExtraFiles = append(p.cmd.ExtraFiles, in.File)
 	}
+	if cfg.Pages != nil {
+		p.pages = new(int32(3 + len(p.cmd.ExtraFiles)))
+		p.cmd.ExtraFiles = append(p.cmd.ExtraFiles, cfg.Pages.peer)
+	}
 	// A session of its own: Ctrl-C on the terminal is for us to handle, not for criu to die of, and a restored
 	// tree without a session joins this one and not that of a shell.
 	var handle int
@@ -89,6 +95,9 @@ func Start(cfg Config) (*Process, error) {
 		ours.Close()
 		conf.Close()
 		return nil, fmt.Errorf("start criu: %w", err)
+	}
+	if cfg.Pages != nil {
+		closed(cfg.Pages.peer) //nolint:errcheck // criu has it; without ours its end is seen
 	}
 	go func() {
 		awaitExit(handle)

@@ -165,9 +165,9 @@ type span struct {
 
 // Flags of a pagemap entry (criu/include/pagemap.h).
 const (
-	_           = 1 << iota // in the parent image, also said by in_parent
-	_                       // lazy
-	pagePresent             // in the pages file
+	pageInParent = 1 << iota // also said by in_parent
+	_                        // lazy
+	pagePresent              // in the pages file
 )
 
 func openMemory(dir string, pid uint32) (*memory, error) {

@@ -314,6 +314,9 @@ func showPhases(b *strings.Builder, phases []checkpoint.Phase) {
 		if p.Blackout {
 			frozen = "  frozen"
 		}
+		if p.Beside {
+			frozen = "  at the same time"
+		}
 		fmt.Fprintf(b, "  %-24s %10s %10s%s\n", p.Name, span(p.Start), span(p.Duration), frozen)
 	}
 }

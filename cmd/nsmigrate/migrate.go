@@ -149,6 +149,7 @@ func parseMigrate(c *cli.Context) (*migrateRequest, error) {
 // migration is the result document of a migration.
 type migration struct {
 	*handover.Report
+	DumpPhases  []checkpoint.Phase     `json:"dump_phases,omitempty"` // of this host's part, in detail
 	Destination *restore.Report        `json:"destination,omitempty"`
 	CRIU        []checkpoint.CRIUStats `json:"criu_statistics,omitempty"`
 	Notes       []string               `json:"notes,omitempty"`
@@ -190,7 +191,7 @@ func (u *ui) migrate(ctx context.Context, r *migrateRequest) (err error) {
 	done()
 	m := migration{Report: report, Stream: conn.Stats()}
 	if dump := s.Report(); dump != nil {
-		m.CRIU, m.Notes = dump.CRIU, dump.Notes
+		m.CRIU, m.Notes, m.DumpPhases = dump.CRIU, dump.Notes, dump.Phases
 	}
 	if m.Files, err = s.FilesReport(report.Wants); err != nil {
 		u.say("note: %v", err)
@@ -244,6 +245,10 @@ func (u *ui) showMigration(r *migrateRequest, m *migration) error {
 				count(f.Passes, "time", "times"), span(f.FrozenTime), count(f.EntriesFinal, "entry", "entries"))
 		}
 		showPhases(&b, m.Phases)
+		if len(m.DumpPhases) > 0 {
+			b.WriteString("of its dump:\n")
+			showPhases(&b, m.DumpPhases)
+		}
 		if len(m.PeerPhases) > 0 {
 			b.WriteString("on the destination:\n")
 			showPhases(&b, m.PeerPhases)

@@ -73,19 +73,7 @@ func (d *Destination) Store(ctx context.Context, name string, size int64, r io.R
 	if ok, err := d.storeFiles(ctx, name, r); ok {
 		return err
 	}
-	if !filepath.IsLocal(name) {
-		return fmt.Errorf("entry %q leads out of the image", name)
-	}
-	path := filepath.Join(d.restored.Images, name)
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return err
-	}
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = io.Copy(f, r)
-	return errors.Join(err, f.Close())
+	return storeImage(d.restored.Images, name, r)
 }
 
 // Check implements [handover.Host].

@@ -6,9 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
-	"io/fs"
-	"os"
-	"path/filepath"
 
 	"github.com/nsmigrate/nsmigrate/checkpoint"
 	"github.com/nsmigrate/nsmigrate/netstate"
@@ -29,8 +26,8 @@ type Source struct {
 
 	service *checkpoint.Service
 	offered *netstate.State
-	cargo   *cargo             // nil if no files travel
-	send    handover.SendEntry // of [Source.Freeze]
+	cargo   *cargo // nil if no files travel
+	turn    inTurn // of what [Source.Freeze] sends
 	journal *journal.Journal
 	guard   Guard
 	frozen  bool
@@ -40,7 +37,8 @@ type Source struct {
 func (s *Source) Offer(ctx context.Context) (*handover.Offer, error) {
 	o := s.Options
 	o.Record = func(r *checkpoint.Record) error { return save(s.journal, serviceFile, r) }
-	o.Frozen = s.sendFinal
+	o.Frozen, o.Captured = s.sendFinal, s.sendDelta
+	o.Pages = s.turn.send
 	o.Gather = true
 	var err error
 	if s.service, err = checkpoint.Open(ctx, s.Spec, o); err != nil {
@@ -108,16 +106,15 @@ func (s *Source) Precopy(ctx context.Context, wants json.RawMessage, send handov
 
 // Freeze implements [handover.Service].
 func (s *Source) Freeze(ctx context.Context, send handover.SendEntry) (json.RawMessage, error) {
-	s.frozen, s.send = true, send
+	s.frozen, s.turn.next = true, send
 	if err := s.service.Freeze(ctx); err != nil {
 		return nil, err
 	}
-	if err := s.sendDelta(ctx, send); err != nil {
+	s.service.Phase("send image")
+	if err := sendImage(ctx, s.service.Image(), s.turn.send); err != nil {
 		return nil, err
 	}
-	if err := sendImage(ctx, s.service.Image(), send); err != nil {
-		return nil, err
-	}
+	s.service.Phase("hand over")
 	return json.Marshal(s.service.Manifest())
 }
 
@@ -127,12 +124,12 @@ func (s *Source) sendFinal(ctx context.Context) error {
 	if s.cargo == nil {
 		return nil
 	}
-	return s.cargo.finish(ctx, s.send)
+	return s.cargo.finish(ctx, s.turn.send)
 }
 
 // sendDelta sends what became of the network state since it was offered.
-func (s *Source) sendDelta(ctx context.Context, send handover.SendEntry) error {
-	d, err := netstate.Difference(s.offered, s.service.State())
+func (s *Source) sendDelta(ctx context.Context, state *netstate.State) error {
+	d, err := netstate.Difference(s.offered, state)
 	if err != nil {
 		return err
 	}
@@ -140,30 +137,7 @@ func (s *Source) sendDelta(ctx context.Context, send handover.SendEntry) error {
 	if _, err := d.WriteTo(&delta); err != nil {
 		return err
 	}
-	return send(ctx, deltaFile, int64(delta.Len()), &delta)
-}
-
-// sendImage sends the files of an image, without the network state.
-func sendImage(ctx context.Context, dir string, send handover.SendEntry) error {
-	return filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
-			return err
-		}
-		name, err := filepath.Rel(dir, path)
-		if err != nil || name == checkpoint.StateFile {
-			return err
-		}
-		f, err := os.Open(path)
-		if err != nil {
-			return err
-		}
-		defer f.Close()
-		info, err := f.Stat()
-		if err != nil {
-			return err
-		}
-		return send(ctx, filepath.ToSlash(name), info.Size(), f)
-	})
+	return s.turn.send(ctx, deltaFile, int64(delta.Len()), &delta)
 }
 
 // Keep implements [handover.Service].
