@@ -44,8 +44,9 @@ type CRIU struct {
 }
 
 func movers() []mover {
+	shared := &peers{}
 	return []mover{
 		&nsmigrate{via: "tls"}, &nsmigrate{via: "ssh"}, &nsmigrate{via: "unix"},
-		&rawCRIU{},
+		&rawCRIU{}, &runc{shared}, &podman{shared},
 	}
 }

@@ -53,11 +53,9 @@ func (m *rawCRIU) move(ctx context.Context, w *world, s *service, to *lab.Host) 
 	if err := unix.Stat(from.Path("/run/netns/"+s.Name), &ns); err != nil {
 		return t, err
 	}
-	images := "/dev/shm/" + s.Name
-	for _, h := range w.Hosts() {
-		if err := os.Mkdir(h.Path(images), 0o700); err != nil {
-			return t, err
-		}
+	images, err := imageDirs(w, s)
+	if err != nil {
+		return t, err
 	}
 	common := []string{"-D", images, "-v1", "--tcp-established", "--network-lock", "nftables"}
 	err = t.timed("dump", func() error {
@@ -89,7 +87,7 @@ func (m *rawCRIU) move(ctx context.Context, w *world, s *service, to *lab.Host) 
 		return t, err
 	}
 	t.CRIU, err = criuStatistics(from.Path(images), to.Path(images))
-	return t, errors.Join(err, os.RemoveAll(from.Path(images)), os.RemoveAll(to.Path(images)), w.remove(ctx, from, s.NetNS))
+	return t, errors.Join(err, removeImageDirs(w, images), w.remove(ctx, from, s.NetNS))
 }
 
 // timed runs a part of the blackout.

@@ -32,6 +32,7 @@ type world struct {
 	criu      string
 	wire      *lab.Wire
 	services  atomic.Int32 // how many there were, for names and addresses
+	ends      []func() error
 }
 
 func newWorld(ctx context.Context) (w *world, err error) {
@@ -54,7 +55,16 @@ func newWorld(ctx context.Context) (w *world, err error) {
 	return w, nil
 }
 
-func (w *world) close() error { return errors.Join(w.wire.Close(), w.Close()) }
+// atEnd has something removed from the machine after the lab is gone.
+func (w *world) atEnd(f func() error) { w.ends = append(w.ends, f) }
+
+func (w *world) close() error {
+	err := errors.Join(w.wire.Close(), w.Close())
+	for _, f := range w.ends {
+		err = errors.Join(err, f())
+	}
+	return err
+}
 
 // privateCRIU is where checkpoint/criu/install.sh puts one when the distribution's is too old.
 const privateCRIU = "/usr/local/lib/nsmigrate/criu/bin/criu"
