@@ -53,7 +53,7 @@ func (n Needs) check(r room) []Problem {
 	var problems []Problem
 	if n.Image && n.Memory > r.disk {
 		problems = append(problems, Problem{
-			Kind: "memory", Object: r.dir, Reason: fmt.Sprintf("the image of %s of memory is gathered there, and %s are free", mebibytes(n.Memory), mebibytes(r.disk)),
+			Kind: "memory", Object: r.dir, Reason: fmt.Sprintf("the image of %s of memory is gathered there, and %s are free", Size(n.Memory), Size(r.disk)),
 			Remedy: "make room there, e.g. mount -o remount,size=SIZE " + r.dir,
 		})
 	}
@@ -70,14 +70,25 @@ func (n Needs) check(r room) []Problem {
 			twice = ", which it needs twice for a moment, once for its image"
 		}
 		problems = append(problems, Problem{
-			Kind: "memory", Object: "of this host", Reason: fmt.Sprintf("the service has %s%s, and %s are available", mebibytes(n.Memory), twice, mebibytes(r.memory)),
+			Kind: "memory", Object: "of this host", Reason: fmt.Sprintf("the service has %s%s, and %s are available", Size(n.Memory), twice, Size(r.memory)),
 			Remedy: "end something else, or add swap",
 		})
 	}
 	return problems
 }
 
-func mebibytes(n int64) string { return fmt.Sprintf("%d MiB", n>>20) }
+// Size is a number of bytes for people, such as "1.5 MiB".
+func Size(n int64) string {
+	const k = 1024
+	if n < k {
+		return fmt.Sprintf("%d B", n)
+	}
+	v, units := float64(n)/k, "KMGTPE"
+	for v >= k {
+		v, units = v/k, units[1:]
+	}
+	return fmt.Sprintf("%.1f %ciB", v, units[0])
+}
 
 // available reads from /proc/meminfo how much memory programs can still get.
 func available(b []byte) (int64, error) {

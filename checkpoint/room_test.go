@@ -1,6 +1,7 @@
 package checkpoint
 
 import (
+	"math"
 	"os"
 	"strings"
 	"testing"
@@ -23,28 +24,28 @@ func TestRoom(t *testing.T) {
 			"a small tmpfs",
 			Needs{Memory: 10 * mib, Image: true, Processes: true},
 			room{"/run", 9 * mib, true, 20 * mib},
-			[]string{"memory /run: the image of 10 MiB of memory is gathered there, and 9 MiB are free"},
+			[]string{"memory /run: the image of 10.0 MiB of memory is gathered there, and 9.0 MiB are free"},
 		},
 		{
 			"no memory for both",
 			Needs{Memory: 10 * mib, Image: true, Processes: true},
 			room{"/run", 30 * mib, true, 19 * mib},
-			[]string{"memory of this host: the service has 10 MiB, which it needs twice for a moment, once for its image, and 19 MiB are available"},
+			[]string{"memory of this host: the service has 10.0 MiB, which it needs twice for a moment, once for its image, and 19.0 MiB are available"},
 		},
 		{
 			"no memory for the processes",
 			Needs{Memory: 10 * mib, Image: true, Processes: true},
 			room{"/tmp", mib, false, mib},
 			[]string{
-				"memory /tmp: the image of 10 MiB of memory is gathered there, and 1 MiB are free",
-				"memory of this host: the service has 10 MiB, and 1 MiB are available",
+				"memory /tmp: the image of 10.0 MiB of memory is gathered there, and 1.0 MiB are free",
+				"memory of this host: the service has 10.0 MiB, and 1.0 MiB are available",
 			},
 		},
 		{
 			"what nobody has",
 			Needs{Memory: 1<<63 - 1, Processes: true, Image: true},
 			room{"/run", 1<<63 - 1, true, 1 << 62},
-			[]string{"memory of this host: the service has 8796093022207 MiB, and 4398046511104 MiB are available"},
+			[]string{"memory of this host: the service has 8.0 EiB, and 4.0 EiB are available"},
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -91,5 +92,15 @@ func TestMemoryOf(t *testing.T) {
 	problems, err := CheckRoom(Needs{Memory: 1 << 60, Image: true, Processes: true})
 	if err != nil || len(problems) != 2 {
 		t.Errorf("%v, %v", problems, err)
+	}
+}
+
+func TestSize(t *testing.T) {
+	for n, want := range map[int64]string{
+		0: "0 B", 1: "1 B", 1023: "1023 B", 1024: "1.0 KiB", 1536: "1.5 KiB", 5 << 20: "5.0 MiB", 3 << 30: "3.0 GiB", math.MaxInt64: "8.0 EiB",
+	} {
+		if got := Size(n); got != want {
+			t.Errorf("Size(%d) = %q, want %q", n, got, want)
+		}
 	}
 }

@@ -183,24 +183,25 @@ func TestMigrateByTLS(t *testing.T) {
 	for _, x := range []struct {
 		name, port string
 		flags      []string
+		code       int
 		words      []string
 	}{
-		{"a client of another CA", port, append(stranger.issue("host-a.lab", w.A.IPv4)[2:], "--tls-ca", ca.path("ca")), []string{"is not from a CA that the other side trusts", "hint:"}},
-		{"a client whose certificate has expired", port, expired, []string{"this side's certificate (host-a.lab, " + w.A.IPv4 + ") expired on", "hint: renew"}},
-		{"a client whose certificate is revoked", port, revoked, []string{"host-a.lab", "was revoked on", "hint:"}},
-		{"a client that is not on the list", port, ca.issue("host-c.lab", "10.77.0.3"), []string{"nobody called host-c.lab", "--allow"}},
+		{"a client of another CA", port, append(stranger.issue("host-a.lab", w.A.IPv4)[2:], "--tls-ca", ca.path("ca")), exitError, []string{"is not from a CA that the other side trusts", "hint:"}},
+		{"a client whose certificate has expired", port, expired, exitError, []string{"this side's certificate (host-a.lab, " + w.A.IPv4 + ") expired on", "hint: renew"}},
+		{"a client whose certificate is revoked", port, revoked, exitRefused, []string{"host-a.lab", "was revoked on", "hint:"}},
+		{"a client that is not on the list", port, ca.issue("host-c.lab", "10.77.0.3"), exitRefused, []string{"nobody called host-c.lab", "--allow"}},
 		{"a client with a server's certificate", port, ca.issue("host-a.lab", w.A.IPv4, func(c *x509.Certificate) {
 			c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
-		}), []string{"is not accepted by the other side", "hint: it must allow the authentication of clients"}},
-		{"a server of another CA", ":8001", good[w.A], []string{"the other side's certificate (host-b.lab", "is not from a CA that is trusted here", "stranger"}},
-		{"a server of another name", ":8002", good[w.A], []string{"is not for \"" + w.B.IPv4 + "\""}},
-		{"a server with a client's certificate", ":8003", good[w.A], []string{"is not meant for this"}},
-		{"a server whose certificate is revoked", ":8004", append([]string{"--tls-crl", impostorRevoked}, good[w.A]...), []string{"the other side's certificate (host-b.lab", "was revoked on"}},
-		{"nobody there", ":8999", good[w.A], []string{"connection refused", "hint: see whether `nsmigrate serve` runs there"}},
+		}), exitError, []string{"is not accepted by the other side", "hint: it must allow the authentication of clients"}},
+		{"a server of another CA", ":8001", good[w.A], exitError, []string{"the other side's certificate (host-b.lab", "is not from a CA that is trusted here", "stranger"}},
+		{"a server of another name", ":8002", good[w.A], exitError, []string{"is not for \"" + w.B.IPv4 + "\""}},
+		{"a server with a client's certificate", ":8003", good[w.A], exitError, []string{"is not meant for this"}},
+		{"a server whose certificate is revoked", ":8004", append([]string{"--tls-crl", impostorRevoked}, good[w.A]...), exitError, []string{"the other side's certificate (host-b.lab", "was revoked on"}},
+		{"nobody there", ":8999", good[w.A], exitError, []string{"connection refused", "hint: see whether `nsmigrate serve` runs there"}},
 	} {
 		t.Log(x.name)
 		args := append([]string{"migrate", "--netns", "svc", "--to", "tls://" + w.B.IPv4 + x.port}, x.flags...)
-		w.fails(w.A, exitError, x.words, args...)
+		w.fails(w.A, x.code, x.words, args...)
 	}
 	for h, was := range before {
 		w.same(h, was)
@@ -243,7 +244,7 @@ func TestServeLimitAndEnd(t *testing.T) {
 
 	s := start(w.nsmigrateBin(), nil, "--max-migrations", "1", "--grace", "1ms")
 	h := w.hold(precopy, to...)
-	w.fails(w.A, exitDumpFailed, []string{"1 migrations are running, which is the limit", "was not touched"},
+	w.fails(w.A, exitRefused, []string{"on the destination: daemon `nsmigrate serve`: 1 migration is running, which is the limit", "hint: try again later"},
 		append([]string{"migrate", "--netns", "other"}, to...)...)
 	s.terminate()
 	s.ended()

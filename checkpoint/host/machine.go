@@ -6,6 +6,8 @@ import (
 	"fmt"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/nsmigrate/nsmigrate/checkpoint"
 )
 
 var machineProbes = []probe{
@@ -42,7 +44,7 @@ func isTmpfs(dir string) (fs unix.Statfs_t, ok bool) {
 func probeScratch(context.Context) (string, error) {
 	for _, dir := range ScratchDirs {
 		if fs, ok := isTmpfs(dir); ok {
-			return fmt.Sprintf("images are gathered in memory, %s, %d MiB free", dir, fs.Bavail*uint64(fs.Bsize)>>20), nil
+			return fmt.Sprintf("images are gathered in memory, %s, %s free", dir, checkpoint.Size(int64(fs.Bavail)*fs.Bsize)), nil
 		}
 	}
 	return "", errors.New("no tmpfs at /dev/shm or /run")

@@ -119,7 +119,7 @@ func (u *ui) showDump(out io.Writer, r *dumpRequest, report *checkpoint.Report) 
 		trees = "the network alone"
 	}
 	if r.noProcesses && !r.opts.DryRun {
-		fmt.Fprintf(&b, "dumped %s to %s: %s, %s\n", r.name(), r.dest, trees, size(report.Bytes))
+		fmt.Fprintf(&b, "dumped %s to %s: %s, %s\n", r.name(), r.dest, trees, checkpoint.Size(report.Bytes))
 	} else if r.opts.DryRun {
 		fmt.Fprintf(&b, "%s can be dumped: %s; nothing was changed\n", r.name(), trees)
 	} else {
@@ -127,7 +127,7 @@ func (u *ui) showDump(out io.Writer, r *dumpRequest, report *checkpoint.Report) 
 		if r.opts.LeaveRunning {
 			after = "the source runs on"
 		}
-		fmt.Fprintf(&b, "dumped %s to %s: %s, %s, frozen for %s; %s\n", r.name(), r.dest, trees, size(report.Bytes), span(report.Frozen), after)
+		fmt.Fprintf(&b, "dumped %s to %s: %s, %s, frozen for %s; %s\n", r.name(), r.dest, trees, checkpoint.Size(report.Bytes), span(report.Frozen), after)
 	}
 	if r.stats {
 		showPhases(&b, report.Phases)

@@ -10,6 +10,7 @@ import (
 	"github.com/nsmigrate/nsmigrate/restore"
 	"github.com/nsmigrate/nsmigrate/transfer/handover"
 	"github.com/nsmigrate/nsmigrate/transfer/journal"
+	"github.com/nsmigrate/nsmigrate/transfer/transport"
 )
 
 // status is an exit status. Each is a class of outcomes that a script wants to tell from the others.
@@ -65,6 +66,7 @@ func statusOf(err error) status {
 	var (
 		usage       *usageError
 		refused     *checkpoint.RefusedError
+		sentAway    *transport.RefusedError
 		dump        *checkpoint.FailedError
 		interrupted *interruptedError
 		noCRIU      *criu.NotFoundError
@@ -93,7 +95,7 @@ func statusOf(err error) status {
 		return statusInterrupted
 	case errors.As(err, &usage):
 		return statusUsage
-	case errors.As(err, &refused), errors.As(err, &noCRIU), errors.As(err, &oldCRIU):
+	case errors.As(err, &refused), errors.As(err, &sentAway), errors.As(err, &noCRIU), errors.As(err, &oldCRIU):
 		return statusRefused
 	case errors.Is(err, checkpoint.ErrDamaged), errors.Is(err, checkpoint.ErrFormat):
 		return statusDamaged

@@ -15,6 +15,7 @@ import (
 	"github.com/nsmigrate/nsmigrate/checkpoint"
 	"github.com/nsmigrate/nsmigrate/checkpoint/criu"
 	"github.com/nsmigrate/nsmigrate/restore"
+	"github.com/nsmigrate/nsmigrate/transfer/transport"
 )
 
 func TestStatusOf(t *testing.T) {
@@ -30,6 +31,7 @@ func TestStatusOf(t *testing.T) {
 		{fs.ErrNotExist, 1},
 		{usagef("", "x"), 2},
 		{checkpoint.Refuse("dump", []checkpoint.Problem{{Kind: "a"}}), 3},
+		{&transport.RefusedError{Reason: transport.Busy}, 3},
 		{&criu.NotFoundError{}, 3},
 		{&criu.TooOldError{}, 3},
 		{canceled, 4},

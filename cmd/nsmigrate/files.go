@@ -8,6 +8,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/nsmigrate/nsmigrate/checkpoint"
 	"github.com/nsmigrate/nsmigrate/transfer/migrate"
 )
 
@@ -51,11 +52,11 @@ func showFiles(b *strings.Builder, f *migrate.FilesReport, moved, list bool) {
 	}
 	parts := []string{"no file " + travel + " along"}
 	if f.Files > 0 {
-		parts[0] = fmt.Sprintf("%s %s along, %s", count(f.Files, "file", "files"), travel, size(f.Bytes))
+		parts[0] = fmt.Sprintf("%s %s along, %s", count(f.Files, "file", "files"), travel, checkpoint.Size(f.Bytes))
 		if moved {
-			parts[0] += fmt.Sprintf(": %s sent, %s of it while the service stood still", size(f.Sent), size(f.SentFrozen))
+			parts[0] += fmt.Sprintf(": %s sent, %s of it while the service stood still", checkpoint.Size(f.Sent), checkpoint.Size(f.SentFrozen))
 		} else {
-			parts[0] += ", of which the destination lacks " + size(f.Lacked)
+			parts[0] += ", of which the destination lacks " + checkpoint.Size(f.Lacked)
 		}
 	}
 	if f.Shared > 0 {

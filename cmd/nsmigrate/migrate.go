@@ -236,7 +236,7 @@ func (u *ui) showMigration(r *migrateRequest, m *migration) error {
 		if m.Destination != nil {
 			name = cmp.Or(m.Destination.NetNS, name)
 		}
-		fmt.Fprintf(&b, "migrated %s to %s: %s, %s sent, stood still for %s\n", name, r.link.To, pids, size(m.Stream.WireSent), span(m.Blackout))
+		fmt.Fprintf(&b, "migrated %s to %s: %s, %s sent, stood still for %s\n", name, r.link.To, pids, checkpoint.Size(m.Stream.WireSent), span(m.Blackout))
 	}
 	showFiles(&b, m.Files, m.Outcome == handover.Moved, r.stats || r.handover.DryRun)
 	if r.stats {

@@ -211,27 +211,13 @@ func (l *statusLine) text(width int, elapsed time.Duration) string {
 	}
 	switch {
 	case l.total > 0:
-		parts = append(parts, size(l.done), "of", size(l.total))
+		parts = append(parts, checkpoint.Size(l.done), "of", checkpoint.Size(l.total))
 	case l.done > 0:
-		parts = append(parts, size(l.done))
+		parts = append(parts, checkpoint.Size(l.done))
 	}
 	parts = append(parts, fmt.Sprintf("(%.1f s)", elapsed.Seconds()))
 	line := []rune(strings.Join(parts, " "))
 	return string(line[:min(len(line), max(width, 0))])
-}
-
-// size renders a number of bytes.
-func size(n int64) string {
-	const k = 1024
-	switch {
-	case n >= k*k*k:
-		return fmt.Sprintf("%.1f GiB", float64(n)/(k*k*k))
-	case n >= k*k:
-		return fmt.Sprintf("%.1f MiB", float64(n)/(k*k))
-	case n >= k:
-		return fmt.Sprintf("%.1f KiB", float64(n)/k)
-	}
-	return fmt.Sprintf("%d B", n)
 }
 
 // span renders a duration with the digits that matter.

@@ -87,7 +87,7 @@ func manifestText(b *strings.Builder, m *checkpoint.Manifest) {
 		{"source", source},
 		{"made", m.Created.UTC().Format("2006-01-02 15:04:05 UTC") + " by " + m.Tool},
 		{"on", fmt.Sprintf("%s, Linux %s %s, criu %s", m.Host.Name, m.Host.Kernel, m.Host.Arch, m.Host.CRIU)},
-		{"size", fmt.Sprintf("%s in %s, all verified", size(m.Bytes()), count(len(m.Entries), "file", "files"))},
+		{"size", fmt.Sprintf("%s in %s, all verified", checkpoint.Size(m.Bytes()), count(len(m.Entries), "file", "files"))},
 	}
 	for _, l := range m.Losses {
 		rows = append(rows, []string{"without", l.String()})
@@ -98,7 +98,7 @@ func manifestText(b *strings.Builder, m *checkpoint.Manifest) {
 
 // text renders a tree; facts are what the manifest of an image knows of it, or nil.
 func (t *treeView) text(b *strings.Builder, facts *checkpoint.Tree) {
-	fmt.Fprintf(b, "\nProcess tree %d, %s of memory\n", t.Root, size(t.Memory))
+	fmt.Fprintf(b, "\nProcess tree %d, %s of memory\n", t.Root, checkpoint.Size(t.Memory))
 	rows := [][]string{{"PID", "PPID", "SID", "STATE", "THREADS", "MEMORY", "COMMAND"}}
 	for _, p := range t.Tasks {
 		command := strings.Join(p.Cmdline, " ")
@@ -106,7 +106,7 @@ func (t *treeView) text(b *strings.Builder, facts *checkpoint.Tree) {
 			command = "[" + p.Comm + "]"
 		}
 		rows = append(rows, []string{
-			strconv.Itoa(p.PID), strconv.Itoa(p.PPID), strconv.Itoa(p.SID), p.State, strconv.Itoa(len(p.Threads)), size(p.Memory), command,
+			strconv.Itoa(p.PID), strconv.Itoa(p.PPID), strconv.Itoa(p.SID), p.State, strconv.Itoa(len(p.Threads)), checkpoint.Size(p.Memory), command,
 		})
 	}
 	columns(b, rows)

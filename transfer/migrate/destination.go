@@ -26,7 +26,7 @@ const maxOffered = 256 << 20 // bytes of a network state: a million routes are h
 type Destination struct {
 	Options restore.Options // of this host: what the source's user wishes comes with the offer
 	Guard   StartGuard
-	Admit   func() error // asked when a service is offered; nil lets every one in
+	Admit   func() error // asked when a service is offered: its error, a [*checkpoint.RefusedError], sends it away; nil lets every one in
 	OnLive  string       // shell command that is run when the service is live; "" is none
 
 	journal *journal.Journal

@@ -56,7 +56,7 @@ func (d *Destination) compare(ctx context.Context, x *Index) (*Wants, error) {
 	d.compared = true
 	w := d.wants()
 	if limit := d.opts.Limits.Bytes; limit > 0 && x.Bytes() > limit {
-		d.problem("the files to ship", fmt.Sprintf("they have %s, this host takes %s", bytesText(x.Bytes()), bytesText(limit)),
+		d.problem("the files to ship", fmt.Sprintf("they have %s, this host takes %s", checkpoint.Size(x.Bytes()), checkpoint.Size(limit)),
 			"put the data on storage that both hosts have, or raise the limit")
 	}
 	return w, d.checkSpace()
@@ -513,7 +513,7 @@ func (d *Destination) checkFree(fs *need) error {
 	free := int64(st.Bavail) * st.Bsize
 	if fs.bytes > free {
 		d.problem(fs.where, fmt.Sprintf("its file system has %s free, and the files to ship need %s until the migration is over",
-			bytesText(free), bytesText(fs.bytes)), "make room there, or put the data on storage that both hosts have")
+			checkpoint.Size(free), checkpoint.Size(fs.bytes)), "make room there, or put the data on storage that both hosts have")
 	}
 	if st.Files > 0 && fs.files > int64(st.Ffree) {
 		d.problem(fs.where, fmt.Sprintf("its file system has room for %d more files, %d are to come", st.Ffree, fs.files), "make room there")

@@ -201,7 +201,7 @@ func (d *Destination) add(e *Entry) (*node, error) {
 func (d *Destination) account(n int64) error {
 	d.bytes = plus(d.bytes, n)
 	if limit := d.opts.Limits.Bytes; limit > 0 && d.bytes > limit && n > 0 && d.compared {
-		return fmt.Errorf("the files to ship grew to %s, this host takes %s", bytesText(d.bytes), bytesText(limit))
+		return fmt.Errorf("the files to ship grew to %s, this host takes %s", checkpoint.Size(d.bytes), checkpoint.Size(limit))
 	}
 	return nil
 }

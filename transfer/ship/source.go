@@ -123,7 +123,7 @@ func (s *Source) tooMuch() []checkpoint.Problem {
 		return nil
 	}
 	return []checkpoint.Problem{{
-		Kind: "file", Object: "the files to ship", Reason: fmt.Sprintf("they have %s, the limit is %s", bytesText(have), bytesText(limit)),
+		Kind: "file", Object: "the files to ship", Reason: fmt.Sprintf("they have %s, the limit is %s", checkpoint.Size(have), checkpoint.Size(limit)),
 		Remedy: "put the data on storage that both hosts have, or raise the limit",
 	}}
 }
@@ -142,20 +142,6 @@ func (s *Source) Close() error {
 	}
 	s.bases = nil
 	return errors.Join(errs...)
-}
-
-// bytesText is a size for people.
-func bytesText(n int64) string {
-	if n < 1024 {
-		return fmt.Sprintf("%d bytes", n)
-	}
-	units := []string{"KiB", "MiB", "GiB", "TiB", "PiB", "EiB"}
-	v, i := float64(n)/1024, 0
-	for v >= 1024 && i < len(units)-1 {
-		v /= 1024
-		i++
-	}
-	return fmt.Sprintf("%.1f %s", v, units[i])
 }
 
 // read describes what a walk came by, with the sums of all its content; nil if it is gone.

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/time/rate"
+
+	"github.com/nsmigrate/nsmigrate/checkpoint"
 )
 
 // Handler serves one connection. It must speak first. The connection is closed when it returns. Its context ends when
@@ -60,7 +62,7 @@ type Peer struct {
 }
 
 // Admit asks for one of the places for migrations. It is given back when the handler returns. The error is a
-// *RefusedError, which may be sent to the other side. Connections that only ask something need no place.
+// [*checkpoint.RefusedError], which the other side is to be told. Connections that only ask something need no place.
 func (p *Peer) Admit() error {
 	if p.admitted {
 		return nil
@@ -70,7 +72,11 @@ func (p *Peer) Admit() error {
 		p.admitted = true
 		return nil
 	default:
-		return &RefusedError{Reason: Busy, Text: fmt.Sprintf("%d migrations are running, which is the limit", cap(p.server.places))}
+		return checkpoint.Refuse("receive", []checkpoint.Problem{{
+			Kind: "daemon", Object: "`nsmigrate serve`",
+			Reason: count(cap(p.server.places), "migration is", "migrations are") + " running, which is the limit",
+			Remedy: "try again later, or raise its limit (--max-migrations)",
+		}})
 	}
 }
 
@@ -224,7 +230,7 @@ func (s *Server) serve(ctx, work context.Context, raw net.Conn) error {
 	}
 	defer conn.Close()
 	if !s.enter(s.byName, peer.Name) {
-		err := &RefusedError{Reason: Busy, Text: fmt.Sprintf("%s has %d connections, which is the limit", peer.Name, s.limits.PerPeer)}
+		err := &RefusedError{Reason: Busy, Text: fmt.Sprintf("%s has %s, which is the limit", peer.Name, count(s.limits.PerPeer, "connection", "connections"))}
 		send(conn, err)
 		return err
 	}
@@ -267,7 +273,7 @@ func (s *Server) identify(ctx context.Context, raw net.Conn) (halfCloser, *Peer,
 		host = peer.Addr
 	}
 	if !s.enter(s.byAddress, host) {
-		return nil, nil, fmt.Errorf("%d handshakes of one address at the same time, which is the limit", s.limits.PerPeer)
+		return nil, nil, fmt.Errorf("%s of one address at the same time, which is the limit", count(s.limits.PerPeer, "handshake", "handshakes"))
 	}
 	conn, err := s.handshake(ctx, raw)
 	s.leave(s.byAddress, host)
@@ -404,4 +410,12 @@ func (c *limitedConn) Read(p []byte) (int, error) {
 func (c *limitedConn) Close() error {
 	c.closing.Do(func() { close(c.quit) })
 	return c.halfCloser.Close()
+}
+
+// count names a number of things.
+func count(n int, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, many)
 }

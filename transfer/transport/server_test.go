@@ -15,6 +15,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/nsmigrate/nsmigrate/checkpoint"
 )
 
 // hello is how a side that is reached begins.
@@ -385,8 +387,8 @@ func TestLimits(t *testing.T) {
 		t.Error(err)
 	}
 	for _, peer := range []*Peer{second, third} {
-		if refused, ok := errors.AsType[*RefusedError](peer.Admit()); !ok || refused.Reason != Busy {
-			t.Error("a second migration of one")
+		if refused, ok := errors.AsType[*checkpoint.RefusedError](peer.Admit()); !ok || refused.Problems[0].Reason != "1 migration is running, which is the limit" {
+			t.Errorf("a second migration of one: %v", refused)
 		}
 	}
 }
