@@ -202,14 +202,15 @@ func writeFile(path string, write func(*os.File) error) error {
 // Scratch makes a directory for an image under way: below dir, or on tmpfs if there is one, since what is
 // written there is written in the blackout.
 func Scratch(dir string) (string, error) {
-	path, err := os.MkdirTemp(scratchDir(dir), "nsmigrate-*")
+	path, err := os.MkdirTemp(ScratchDir(dir), "nsmigrate-*")
 	if err != nil {
 		return "", fmt.Errorf("make scratch directory: %w", err)
 	}
 	return path, nil
 }
 
-func scratchDir(dir string) string {
+// ScratchDir is where [Scratch] makes its directories.
+func ScratchDir(dir string) string {
 	if dir != "" {
 		return dir
 	}

@@ -25,7 +25,7 @@ type Needs struct {
 // CheckRoom returns a problem for each kind of room of which this host has not enough. It is for the time in which there
 // is a choice: what fails for lack of room later is taken back.
 func CheckRoom(n Needs) ([]Problem, error) {
-	dir := scratchDir(n.WorkDir)
+	dir := ScratchDir(n.WorkDir)
 	var fs unix.Statfs_t
 	if err := unix.Statfs(dir, &fs); err != nil {
 		return nil, fmt.Errorf("free space: %w", &os.PathError{Op: "statfs", Path: dir, Err: err})

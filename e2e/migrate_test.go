@@ -28,7 +28,7 @@ func (w *world) noneUnfinished() {
 	for _, h := range w.Hosts() {
 		w.check(lab.Eventually(w.limit(), func() error {
 			r := w.ok(h, "recover", "--list")
-			if !strings.Contains(r.Stdout, "no migration is unfinished") {
+			if !strings.Contains(r.Stdout, "nothing is unfinished") {
 				return fmt.Errorf("%s: %v", h.Name, r)
 			}
 			return nil

@@ -44,7 +44,7 @@ func TestRecoverByForce(t *testing.T) {
 			c.progress()
 			w.unharmed()
 			w.noneUnfinished()
-			w.fails(w.A, exitUsage, []string{"no unfinished migration " + id}, "recover", force, id)
+			w.fails(w.A, exitUsage, []string{"nothing with the ID " + id + " is unfinished"}, "recover", force, id)
 			w.stopAll(c)
 		})
 	}

@@ -96,15 +96,18 @@ func remove(path string) error {
 	return nil
 }
 
+// ErrGone means that a service is not there any more.
+var ErrGone = errors.New("the service is gone")
+
 // GoLive lets a complete service live whose restorer died on the way there: [Restoration.GoLive] for another process.
-// It may be repeated. The error is fs.ErrNotExist if the service is gone.
+// It may be repeated. The error is [ErrGone] if the service's namespace is not there.
 func (r *Record) GoLive(ctx context.Context, state *netstate.State, uplinks map[string]netstate.UplinkTarget) error {
 	n, err := r.open()
 	if err != nil {
 		return err
 	}
 	if n == nil {
-		return fmt.Errorf("the namespace %s is gone: %w", r.NetNS, fs.ErrNotExist)
+		return fmt.Errorf("namespace %s: %w", r.NetNS, ErrGone)
 	}
 	defer n.Close()
 	if err := netstate.Connect(ctx, n, state, netstate.BuildOptions{Uplinks: uplinks}); err != nil {

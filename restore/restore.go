@@ -431,6 +431,10 @@ func (r *Restoration) Undo(cause error) error {
 		errs = append(errs, t.kill())
 	}
 	failed.Log = checkpoint.KeepLogs(r.scratch, "restore", cause)
+	if r.record.Live { // no more: whoever finds what is left of it is not to let it live
+		r.record.Live = false
+		errs = append(errs, r.note())
+	}
 	errs = append(errs, r.record.Undo(context.Background()))
 	failed.Leftover = errors.Join(errs...)
 	return failed

@@ -134,3 +134,16 @@ func UnpackFile(ctx context.Context, path, dir string, opts UnpackOptions) (*che
 	}
 	return m, nil
 }
+
+// Place gives an image, a file or a directory, the name to, durably. It replaces nothing but an empty directory.
+func Place(staged, to string) error {
+	// rename(2) replaces an empty directory, and never one with something in it; of files, neither.
+	err := unix.Renameat2(unix.AT_FDCWD, staged, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE)
+	if info, statErr := os.Stat(staged); err != nil && statErr == nil && (info.IsDir() || errors.Is(err, unix.EINVAL)) {
+		err = unix.Rename(staged, to)
+	}
+	if err != nil {
+		return fmt.Errorf("the image is at %s and could not be moved to %s: %w", staged, to, err)
+	}
+	return syncDir(filepath.Dir(to))
+}

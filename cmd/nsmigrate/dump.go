@@ -14,6 +14,8 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/nsmigrate/nsmigrate/checkpoint"
+	"github.com/nsmigrate/nsmigrate/transfer/journal"
+	"github.com/nsmigrate/nsmigrate/transfer/offline"
 )
 
 func dumpCommand(u *ui) *cli.Command {
@@ -67,24 +69,26 @@ func (u *ui) dump(ctx context.Context, r *dumpRequest) error {
 	progress, done := u.progress("dump " + r.name())
 	r.opts.Progress = progress
 	r.opts.Tool = "nsmigrate " + version
-	var w *watch
 	dump := checkpoint.Dump
+	var op *operation
+	var journalled *offline.Operation
 	if r.noProcesses {
 		dump = checkpoint.Backup
 	} else if !r.opts.DryRun {
+		about := offline.About{Service: r.name(), Image: r.dest.absolute(), Snapshot: r.opts.LeaveRunning}
 		var err error
-		if w, err = startWatch(u.out, u.err); err != nil {
+		if op, err = u.begin(r.stateDir, journal.Dump, about); err != nil {
 			return err
 		}
-		defer w.done()
-		if r.opts.WorkDir, err = w.scratch(); err != nil {
-			return err
-		}
-		defer os.RemoveAll(r.opts.WorkDir)
-		r.opts.Record = func(record *checkpoint.Record) error { return w.tell(func(t *watched) { t.Dump = record }) }
+		journalled = op.Operation
+		r.opts.WorkDir, r.opts.Record = op.Scratch, op.Dumping
 	}
-	report, err := dump(ctx, r.spec, u.store(r.dest, progress, w), r.opts)
+	report, err := dump(ctx, r.spec, u.store(r.dest, progress, journalled), r.opts)
 	done()
+	if op != nil {
+		failed, ok := errors.AsType[*checkpoint.FailedError](err)
+		err = op.end(err, ok && failed.Stuck != nil || report != nil && err != nil)
+	}
 	if report == nil {
 		return err
 	}
@@ -155,6 +159,7 @@ func dumpFlags() []cli.Flag {
 		&cli.BoolFlag{Name: "dry-run", Usage: "stop before anything is frozen"},
 		&cli.BoolFlag{Name: "print-stats", Usage: "print how long each phase took"},
 		&cli.DurationFlag{Name: "timeout", Value: defaultTimeout, Usage: "give up after this `TIME`, and resume the service"},
+		stateDirFlag(),
 		criuFlag(),
 	}
 }
@@ -170,6 +175,7 @@ type dumpRequest struct {
 	stats bool
 
 	noProcesses bool
+	stateDir    string
 }
 
 func parseDump(c *cli.Context) (*dumpRequest, error) {
@@ -190,6 +196,7 @@ func parseDump(c *cli.Context) (*dumpRequest, error) {
 		stats: c.Bool("print-stats"),
 
 		noProcesses: c.Bool("no-processes"),
+		stateDir:    c.String("state-dir"),
 	}
 	if r.opts.Timeout <= 0 {
 		return nil, usagef("give a time such as 30s or 2m", "--timeout: %v is too short", r.opts.Timeout)
@@ -254,6 +261,14 @@ func (d destination) String() string {
 		return d.dir
 	}
 	return d.file
+}
+
+// absolute is what the destination is called by a process with another working directory.
+func (d destination) absolute() string {
+	if d.stdout {
+		return d.String()
+	}
+	return absolute(d.String())
 }
 
 // check refuses a destination that can't take an image, before anything is frozen.

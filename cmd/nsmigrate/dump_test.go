@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"io"
 	"os"
@@ -13,6 +14,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/nsmigrate/nsmigrate/checkpoint"
+	"github.com/nsmigrate/nsmigrate/transfer/journal"
 )
 
 // parsed runs a parser on arguments as the command line hands them over.
@@ -31,6 +33,7 @@ func parsed[T any](t *testing.T, flags []cli.Flag, parse func(*cli.Context) (T, 
 }
 
 func TestParseDump(t *testing.T) {
+	t.Setenv("NSMIGRATE_STATE_DIR", journal.DefaultPath)
 	zero := checkpoint.Options{Timeout: defaultTimeout}
 	for _, tt := range []struct {
 		args string
@@ -41,14 +44,15 @@ func TestParseDump(t *testing.T) {
 		{"-t 17 -D images", dumpRequest{spec: checkpoint.Spec{PID: 17}, opts: zero, dest: destination{dir: "images", compress: true}}},
 		{"-t 17 --dry-run", dumpRequest{spec: checkpoint.Spec{PID: 17}, opts: checkpoint.Options{DryRun: true, Timeout: defaultTimeout}, dest: destination{compress: true}}},
 		{
-			"--netns svc -D images -R --tcp-close --allow-loss qdisc,link --allow-loss nft --timeout 5s --criu ./criu --print-stats",
+			"--netns svc -D images -R --tcp-close --allow-loss qdisc,link --allow-loss nft --timeout 5s --criu ./criu --print-stats --state-dir /srv/state",
 			dumpRequest{
 				spec: checkpoint.Spec{NetNS: "svc"},
 				opts: checkpoint.Options{CRIU: "./criu", LeaveRunning: true, TCPClose: true, AllowLoss: []string{"qdisc", "link", "nft"}, Timeout: 5 * time.Second},
-				dest: destination{dir: "images", compress: true}, stats: true,
+				dest: destination{dir: "images", compress: true}, stats: true, stateDir: "/srv/state",
 			},
 		},
 	} {
+		tt.want.stateDir = cmp.Or(tt.want.stateDir, journal.DefaultPath)
 		got, err := parsed(t, dumpFlags(), parseDump, tt.args)
 		if err != nil || !reflect.DeepEqual(*got, tt.want) {
 			t.Errorf("dump %s: %+v, %v; want %+v", tt.args, got, err, tt.want)

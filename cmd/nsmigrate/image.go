@@ -16,7 +16,7 @@ type source struct {
 	dir, file string
 	stdin     bool
 
-	watch *watch // or nil
+	scratch string // directory to unpack it in; "" is one of its own
 }
 
 func parseSource(c *cli.Context) (source, error) {
@@ -43,6 +43,14 @@ func (s source) String() string {
 	return s.file
 }
 
+// absolute is what the source is called by a process with another working directory.
+func (s source) absolute() string {
+	if s.stdin {
+		return s.String()
+	}
+	return absolute(s.String())
+}
+
 // open returns the image as a directory in which every byte has been verified. An image that comes as a file
 // is unpacked on tmpfs, if there is one, and done removes it.
 func (u *ui) open(ctx context.Context, s source) (dir string, m *checkpoint.Manifest, done func(), err error) {
@@ -55,9 +63,11 @@ func (u *ui) openPart(ctx context.Context, s source, opts transfer.UnpackOptions
 		m, err = checkpoint.OpenDir(ctx, s.dir)
 		return s.dir, m, func() {}, err
 	}
-	scratch, err := s.watch.scratch()
-	if err != nil {
-		return "", nil, nil, err
+	scratch := s.scratch
+	if scratch == "" {
+		if scratch, err = checkpoint.Scratch(""); err != nil {
+			return "", nil, nil, err
+		}
 	}
 	done = func() { os.RemoveAll(scratch) }
 	dir = filepath.Join(scratch, "image")

@@ -22,8 +22,6 @@ func main() {
 			nsinit.HoldTerminal()
 		case guardArg:
 			os.Exit(int(beGuard(os.Args[2:])))
-		case watchArg:
-			os.Exit(int(beWatch()))
 		}
 	}
 	os.Exit(run(os.Args, os.Stdin, os.Stdout, os.Stderr))

@@ -16,6 +16,8 @@ import (
 	"github.com/nsmigrate/nsmigrate/checkpoint"
 	"github.com/nsmigrate/nsmigrate/netstate"
 	"github.com/nsmigrate/nsmigrate/restore"
+	"github.com/nsmigrate/nsmigrate/transfer/journal"
+	"github.com/nsmigrate/nsmigrate/transfer/offline"
 )
 
 func restoreCommand(u *ui, s *signals) *cli.Command {
@@ -73,7 +75,7 @@ func (u *ui) restore(ctx context.Context, r *restoreRequest, s *signals) error {
 }
 
 // restoreImage does the restore proper. The unpacked image is gone when it returns.
-func (u *ui) restoreImage(ctx context.Context, r *restoreRequest) (*restore.Report, error) {
+func (u *ui) restoreImage(ctx context.Context, r *restoreRequest) (report *restore.Report, err error) {
 	if err := checkpoint.RequireRoot("restore"); err != nil {
 		return nil, err
 	}
@@ -82,23 +84,32 @@ func (u *ui) restoreImage(ctx context.Context, r *restoreRequest) (*restore.Repo
 	if progress != nil {
 		progress.Phase("read image")
 	}
-	w, err := startWatch(u.out, u.err)
+	r.opts.Progress = progress
+	if r.opts.DryRun {
+		return u.restoreFrom(ctx, r, nil)
+	}
+	op, err := u.begin(r.stateDir, journal.Restore, offline.About{Service: r.opts.NetNS, Image: r.source.absolute()})
 	if err != nil {
 		return nil, err
 	}
-	defer w.done()
-	r.source.watch = w
+	r.source.scratch = op.Scratch
+	if r.opts.Wait {
+		r.opts.Stdio = u.stdio(r.source)
+	}
+	report, err = u.restoreFrom(ctx, r, op)
+	failed, ok := errors.AsType[*restore.Error](err)
+	return report, op.end(err, ok && failed.Leftover != nil)
+}
+
+// restoreFrom opens the image and restores it. op is nil if nothing is to be built.
+func (u *ui) restoreFrom(ctx context.Context, r *restoreRequest, op *operation) (*restore.Report, error) {
 	dir, m, remove, err := u.open(ctx, r.source)
 	if err != nil {
 		return nil, err
 	}
 	defer remove()
-	r.opts.Progress = progress
-	if r.opts.Wait {
-		r.opts.Stdio = u.stdio(r.source)
-	}
-	r.opts.Record = func(record *restore.Record) error {
-		return w.tell(func(t *watched) { t.Restore, t.Uplinks, t.Image = record, r.opts.Uplinks, dir })
+	if op != nil {
+		r.opts.Record = func(record *restore.Record) error { return op.Restoring(absolute(dir), r.opts.Uplinks, record) }
 	}
 	return restore.Run(ctx, dir, m, r.opts)
 }
@@ -168,6 +179,7 @@ func restoreFlags() []cli.Flag {
 		&cli.BoolFlag{Name: "print-stats", Usage: "print how long each phase took"},
 		&cli.BoolFlag{Name: "wait", Usage: "stay in the foreground, forward signals to the service, and end with its exit status"},
 		&cli.DurationFlag{Name: "timeout", Value: defaultTimeout, Usage: "give up after this `TIME`, and clean up"},
+		stateDirFlag(),
 		criuFlag(),
 	}
 }
@@ -177,6 +189,8 @@ type restoreRequest struct {
 	source source
 	opts   restore.Options
 	stats  bool
+
+	stateDir string
 }
 
 func parseRestore(c *cli.Context) (*restoreRequest, error) {
@@ -192,7 +206,8 @@ func parseRestore(c *cli.Context) (*restoreRequest, error) {
 			DryRun:    c.Bool("dry-run"),
 			Timeout:   c.Duration("timeout"),
 		},
-		stats: c.Bool("print-stats"),
+		stats:    c.Bool("print-stats"),
+		stateDir: c.String("state-dir"),
 	}
 	var err error
 	if r.source, err = parseSource(c); err != nil {

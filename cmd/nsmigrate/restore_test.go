@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"reflect"
 	"strings"
@@ -9,9 +10,11 @@ import (
 
 	"github.com/nsmigrate/nsmigrate/netstate"
 	"github.com/nsmigrate/nsmigrate/restore"
+	"github.com/nsmigrate/nsmigrate/transfer/journal"
 )
 
 func TestParseRestore(t *testing.T) {
+	t.Setenv("NSMIGRATE_STATE_DIR", journal.DefaultPath)
 	zero := restore.Options{PIDNS: restore.PIDNSAuto, Timeout: defaultTimeout}
 	for _, tt := range []struct {
 		args string
@@ -20,7 +23,7 @@ func TestParseRestore(t *testing.T) {
 		{"-i svc.nsm", restoreRequest{source: source{file: "svc.nsm"}, opts: zero}},
 		{"-i -", restoreRequest{source: source{stdin: true}, opts: zero}},
 		{
-			"-D images --netns web --uplink eth0=veth-web@br1 --uplink eth1=@br2 --uplink mv0=enp3s0 --pidfile p --pidns new --tcp-close --force --wait --print-stats --timeout 9s --criu c",
+			"-D images --netns web --uplink eth0=veth-web@br1 --uplink eth1=@br2 --uplink mv0=enp3s0 --pidfile p --pidns new --tcp-close --force --wait --print-stats --timeout 9s --criu c --state-dir /srv/state",
 			restoreRequest{
 				source: source{dir: "images"},
 				opts: restore.Options{
@@ -29,10 +32,11 @@ func TestParseRestore(t *testing.T) {
 						"eth0": {Peer: "veth-web", Bridge: "br1"}, "eth1": {Bridge: "br2"}, "mv0": {Peer: "enp3s0"},
 					},
 				},
-				stats: true,
+				stats: true, stateDir: "/srv/state",
 			},
 		},
 	} {
+		tt.want.stateDir = cmp.Or(tt.want.stateDir, journal.DefaultPath)
 		got, err := parsed(t, restoreFlags(), parseRestore, tt.args)
 		if err != nil || !reflect.DeepEqual(*got, tt.want) {
 			t.Errorf("restore %s: %+v, %v; want %+v", tt.args, got, err, tt.want)

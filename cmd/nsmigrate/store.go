@@ -12,23 +12,24 @@ import (
 
 	"github.com/nsmigrate/nsmigrate/checkpoint"
 	"github.com/nsmigrate/nsmigrate/transfer"
+	"github.com/nsmigrate/nsmigrate/transfer/offline"
 )
 
-// store returns the store for a destination. progress and the watch may be nil.
-func (u *ui) store(d destination, progress checkpoint.Progress, w *watch) checkpoint.Store {
+// store returns the store for a destination. progress and op may be nil.
+func (u *ui) store(d destination, progress checkpoint.Progress, op *offline.Operation) checkpoint.Store {
 	opts := transfer.PackOptions{Compression: transfer.None}
 	if d.compress {
 		opts.Compression = transfer.Zstd
 	}
 	switch {
 	case d.stdout:
-		return &streamStore{w: u.out, opts: opts, progress: progress, watch: w}
+		return &streamStore{w: u.out, opts: opts, progress: progress, op: op}
 	case d.dir != "":
-		return &placeStore{to: d.dir, watch: w, write: func(ctx context.Context, at, dir string, _ *checkpoint.Manifest) error {
+		return &placeStore{to: d.dir, op: op, write: func(ctx context.Context, at, dir string, _ *checkpoint.Manifest) error {
 			return checkpoint.StoreDir(ctx, dir, at)
 		}}
 	}
-	return &placeStore{to: d.file, watch: w, write: func(ctx context.Context, at, dir string, m *checkpoint.Manifest) error {
+	return &placeStore{to: d.file, op: op, write: func(ctx context.Context, at, dir string, m *checkpoint.Manifest) error {
 		return transfer.PackFile(ctx, at, dir, m, withProgress(opts, m, progress))
 	}}
 }
@@ -46,7 +47,7 @@ type placeStore struct {
 	to     string
 	write  func(ctx context.Context, at, dir string, m *checkpoint.Manifest) error
 	staged string
-	watch  *watch
+	op     *offline.Operation
 }
 
 // Stage is [checkpoint.Store].
@@ -60,36 +61,18 @@ func (s *placeStore) Stage(ctx context.Context, dir string, m *checkpoint.Manife
 	}
 	s.to = to
 	s.staged = filepath.Join(filepath.Dir(to), fmt.Sprintf(".%s.%s.staged", filepath.Base(to), m.ID))
-	if err := s.watch.tell(func(t *watched) { t.Staged, t.Name = s.staged, s.to }); err != nil {
+	if err := s.op.Staging(s.staged, s.to); err != nil {
 		return err
 	}
 	if err := s.write(ctx, s.staged, dir, m); err != nil {
 		return err
 	}
-	return s.watch.tell(func(t *watched) { t.Whole = true })
+	return s.op.Whole(nil)
 }
 
 // Publish is [checkpoint.Store]. If the name was taken meanwhile, the image keeps the one that the error tells:
 // it may be the only copy of a service.
-func (s *placeStore) Publish() error { return place(s.staged, s.to) }
-
-// place gives an image its name, durably.
-func place(staged, to string) error {
-	// rename(2) replaces an empty directory, and never one with something in it; of files, neither.
-	err := unix.Renameat2(unix.AT_FDCWD, staged, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE)
-	if info, statErr := os.Stat(staged); err != nil && statErr == nil && (info.IsDir() || errors.Is(err, unix.EINVAL)) {
-		err = unix.Rename(staged, to)
-	}
-	if err != nil {
-		return fmt.Errorf("the image is at %s and could not be moved to %s: %w", staged, to, err)
-	}
-	d, err := os.Open(filepath.Dir(to))
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
-}
+func (s *placeStore) Publish() error { return transfer.Place(s.staged, s.to) }
 
 // Discard is [checkpoint.Store].
 func (s *placeStore) Discard() error {
@@ -106,7 +89,7 @@ type streamStore struct {
 	opts     transfer.PackOptions
 	progress checkpoint.Progress
 	held     heldWriter
-	watch    *watch
+	op       *offline.Operation
 }
 
 // Stage is [checkpoint.Store].
@@ -115,7 +98,7 @@ func (s *streamStore) Stage(ctx context.Context, dir string, m *checkpoint.Manif
 	if err := transfer.Pack(ctx, &s.held, dir, m, withProgress(s.opts, m, s.progress)); err != nil {
 		return err
 	}
-	return s.watch.tell(func(t *watched) { t.Tail, t.Whole = s.held.tail, true })
+	return s.op.Whole(s.held.tail)
 }
 
 // Publish is [checkpoint.Store].
@@ -128,7 +111,7 @@ func (s *streamStore) Publish() error {
 			return err
 		}
 	}
-	return nil
+	return s.op.Published()
 }
 
 // Discard is [checkpoint.Store]. What was written lacks its end, which every reader takes for damage.

@@ -24,14 +24,28 @@ const DefaultPath = "/var/lib/nsmigrate"
 // Keep is how long tombstones stay.
 const Keep = 7 * 24 * time.Hour
 
-// Role is the part that a host plays in a migration.
+// Role is the part that a host plays in an operation.
 type Role string
 
-// The two hosts of a migration.
+// The two hosts of a migration, and the one of a dump and of a restore.
 const (
 	Source      Role = "source"
 	Destination Role = "destination"
+	Dump        Role = "dump"
+	Restore     Role = "restore"
 )
+
+// local says that the operation concerns this host alone. What its journal speaks of ends with the host, and nobody else
+// asks about it: it need not outlive the host's power, and costs no write to the disk.
+func (r Role) local() bool { return r == Dump || r == Restore }
+
+// operation is what the role is a part of, in people's words.
+func (r Role) operation() string {
+	if r.local() {
+		return string(r)
+	}
+	return "migration"
+}
 
 // Tombstone says how a migration ended on a host.
 type Tombstone string
@@ -46,11 +60,15 @@ const (
 
 // Errors that callers tell apart.
 var (
-	ErrBusy     = errors.New("another process works on the migration")
-	ErrExists   = errors.New("there is a migration of this ID already")
-	ErrFinished = errors.New("the migration is finished")
+	ErrBusy     = errors.New("another process works on it")
+	ErrExists   = errors.New("there is one of this ID already")
+	ErrFinished = errors.New("it is finished")
 	// There is no journal: fs.ErrNotExist.
 )
+
+// errUnwritten says that the host went down before a journal that need not outlive it was on the disk. As long as the host
+// is up, every journal has a beginning.
+var errUnwritten = fmt.Errorf("it was lost with the host: %w", fs.ErrNotExist)
 
 // Dir is a state directory. The zero value is that of the host.
 type Dir struct {
@@ -70,7 +88,7 @@ const (
 	oldPrefix = ".old-" // a folder that has it no more
 )
 
-// NewID returns the ID of a new migration. Who knows it can ask what became of the migration, so it can't be guessed.
+// NewID returns the ID of a new operation. Who knows that of a migration can ask what became of it, so it can't be guessed.
 func NewID() string {
 	raw := make([]byte, idLength)
 	rand.Read(raw) // never fails
@@ -83,7 +101,7 @@ func folderName(id string, role Role) string { return id + "." + string(role) }
 func parseFolderName(name string) (id string, role Role, ok bool) {
 	id, r, _ := strings.Cut(name, ".")
 	role = Role(r)
-	return id, role, ValidID(id) && (role == Source || role == Destination)
+	return id, role, ValidID(id) && slices.Contains([]Role{Source, Destination, Dump, Restore}, role)
 }
 
 func (d Dir) path() string {
@@ -122,13 +140,13 @@ type created struct {
 // version is that of the format. A journal with another one is refused: it belongs to another release.
 const version = 1
 
-// Create begins the journal of a migration, locked, durable when it returns, and removes tombstones that are older
-// than [Keep]. data is what a later process needs to know of the migration as a whole. Errors: [ErrExists] if this
-// host knows the ID in this role, be it by a tombstone.
+// Create begins the journal of an operation, locked. That of a migration is durable when it returns, and tombstones that
+// are older than [Keep] are removed. data is what a later process needs to know of the operation as a whole. Errors:
+// [ErrExists] if this host knows the ID in this role, be it by a tombstone.
 func (d Dir) Create(id string, role Role, data any) (*Journal, error) {
 	j, err := d.create(id, role, data)
 	if err != nil {
-		return nil, fmt.Errorf("create the journal of migration %s: %w", id, err)
+		return nil, fmt.Errorf("create the journal of %s %s: %w", role.operation(), id, err)
 	}
 	return j, nil
 }
@@ -138,11 +156,13 @@ func (d Dir) create(id string, role Role, data any) (_ *Journal, err error) {
 	if _, _, ok := parseFolderName(name); !ok {
 		return nil, fmt.Errorf("%q is no ID of a migration", name)
 	}
-	if err := d.make(); err != nil {
+	if err := d.make(role); err != nil {
 		return nil, err
 	}
-	if err := d.sweep(); err != nil {
-		return nil, err
+	if !role.local() {
+		if err := d.sweep(); err != nil {
+			return nil, err
+		}
 	}
 	boot, err := d.boot()
 	if err != nil {
@@ -155,7 +175,7 @@ func (d Dir) create(id string, role Role, data any) (_ *Journal, err error) {
 	first := created{Version: version, ID: id, Role: role, Data: raw}
 
 	// A folder gets its name when there is a whole, locked journal in it: nobody ever sees less.
-	staged, err := os.MkdirTemp(d.path(), newPrefix) // mode 0700
+	staged, err := os.MkdirTemp(d.path(), newPrefix+name+".") // mode 0700
 	if err != nil {
 		return nil, err
 	}
@@ -180,7 +200,7 @@ func (d Dir) create(id string, role Role, data any) (_ *Journal, err error) {
 	if err := j.write(stepCreated, first, durable|fromReserve); err != nil {
 		return nil, err
 	}
-	if err := syncDir(staged); err != nil {
+	if err := role.sync(staged); err != nil {
 		return nil, err
 	}
 	j.path = filepath.Join(d.path(), name)
@@ -189,7 +209,7 @@ func (d Dir) create(id string, role Role, data any) (_ *Journal, err error) {
 	} else if err != nil {
 		return nil, err
 	}
-	if err := syncDir(d.path()); err != nil {
+	if err := role.sync(d.path()); err != nil {
 		staged = j.path // which is to be removed now
 		return nil, err
 	}
@@ -197,7 +217,7 @@ func (d Dir) create(id string, role Role, data any) (_ *Journal, err error) {
 }
 
 // make makes sure of the state directory: nobody else may write what recovery acts upon.
-func (d Dir) make() error {
+func (d Dir) make(role Role) error {
 	err := os.MkdirAll(d.path(), 0o700)
 	if err != nil {
 		return err
@@ -212,7 +232,16 @@ func (d Dir) make() error {
 	if info.Mode().Perm()&0o022 != 0 {
 		return fmt.Errorf("others can write to the state directory %s (%s): chmod go-w it", d.path(), info.Mode())
 	}
-	return syncDir(filepath.Dir(d.path()))
+	return role.sync(filepath.Dir(d.path()))
+}
+
+// Clear removes what a [Dir.Create] left that was cut short: a folder that did not get its name.
+func (d Dir) Clear(id string, role Role) error {
+	left, err := filepath.Glob(filepath.Join(d.path(), newPrefix+folderName(id, role)+".*"))
+	for _, path := range left {
+		err = errors.Join(err, os.RemoveAll(path))
+	}
+	return err
 }
 
 // sweep removes tombstones whose time has come, and what a crash left half made or half removed.
@@ -237,10 +266,16 @@ func (d Dir) sweep() error {
 			continue
 		}
 		c, err := d.Read(id, role)
+		if errors.Is(err, errUnwritten) {
+			if err := role.remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+			continue
+		}
 		if err != nil || !c.Finished() || d.now().Sub(c.last().Time) < Keep {
 			continue // what can't be read is a person's
 		}
-		if err := remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := role.remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 	}
@@ -266,14 +301,14 @@ func (d Dir) names() ([]string, error) {
 func (d Dir) Read(id string, role Role) (*Content, error) {
 	f, c, err := d.open(id, role, os.O_RDONLY)
 	if err != nil {
-		return nil, fmt.Errorf("read the journal of migration %s: %w", id, err)
+		return nil, fmt.Errorf("read the journal of %s %s: %w", role.operation(), id, err)
 	}
 	defer f.Close()
 	if c.Busy, err = locked(f); err != nil {
-		return nil, fmt.Errorf("read the journal of migration %s: %w", id, err)
+		return nil, fmt.Errorf("read the journal of %s %s: %w", role.operation(), id, err)
 	}
 	if _, err := c.read(f); err != nil {
-		return nil, fmt.Errorf("read the journal of migration %s: %w", id, err)
+		return nil, fmt.Errorf("read the journal of %s %s: %w", role.operation(), id, err)
 	}
 	return c, nil
 }
@@ -283,7 +318,7 @@ func (d Dir) Read(id string, role Role) (*Content, error) {
 func (d Dir) Open(id string, role Role) (*Journal, error) {
 	j, err := d.take(id, role)
 	if err != nil {
-		return nil, fmt.Errorf("open the journal of migration %s: %w", id, err)
+		return nil, fmt.Errorf("open the journal of %s %s: %w", role.operation(), id, err)
 	}
 	return j, nil
 }
@@ -341,7 +376,7 @@ func (d Dir) open(id string, role Role, flags int) (*os.File, *Content, error) {
 func (d Dir) List() ([]*Content, error) {
 	names, err := d.names()
 	if err != nil {
-		return nil, fmt.Errorf("list migrations: %w", err)
+		return nil, fmt.Errorf("list the journals: %w", err)
 	}
 	var list []*Content
 	for _, name := range names {
@@ -375,6 +410,9 @@ func (c *Content) read(f *os.File) (whole int, err error) {
 	if err != nil {
 		return 0, fmt.Errorf("%s is damaged: %w", f.Name(), err)
 	}
+	if len(records) == 0 && c.Role.local() {
+		return 0, errUnwritten
+	}
 	if len(records) == 0 || records[0].Step != stepCreated {
 		return 0, fmt.Errorf("%s is damaged: it has no beginning", f.Name())
 	}
@@ -398,18 +436,22 @@ func (c *Content) read(f *os.File) (whole int, err error) {
 }
 
 // remove takes the folder's name away at once, and then the folder.
-func remove(path string) error {
+func (r Role) remove(path string) error {
 	old := filepath.Join(filepath.Dir(path), oldPrefix+filepath.Base(path))
 	if err := os.Rename(path, old); err != nil {
 		return err
 	}
-	if err := syncDir(filepath.Dir(path)); err != nil {
+	if err := r.sync(filepath.Dir(path)); err != nil {
 		return err
 	}
 	return os.RemoveAll(old)
 }
 
-func syncDir(path string) error {
+// sync makes the entries of a directory durable, if the role's journal has to be.
+func (r Role) sync(path string) error {
+	if r.local() {
+		return nil
+	}
 	f, err := os.Open(path)
 	if err != nil {
 		return err

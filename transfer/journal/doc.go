@@ -1,10 +1,11 @@
-// Package journal remembers durably what a migration did on a host, so that whatever crashes, the next process knows
-// what was done, what may have been done and who decides.
+// Package journal remembers what a migration, a dump or a restore did on a host, so that whatever crashes, the next
+// process knows what was done, what may have been done and who decides. What a migration decides outlives the host's
+// power; a dump or a restore concerns one host alone, and what its journal speaks of ends with that.
 //
 // # The format
 //
-// A journal is a folder below the state directory, named by the migration's ID and the host's role in it, with one
-// file of lines in it that is only ever appended to:
+// A journal is a folder below the state directory, named by the operation's ID and the host's role in it, with one
+// file of lines in it that is only ever appended to, and perhaps others of which the last version alone matters:
 //
 //	/var/lib/nsmigrate/                          mode 0700
 //	    8d2e...f1.destination/                   mode 0700
@@ -20,7 +21,7 @@
 //
 // # The lock
 //
-// The process that works on a migration holds a lock on its journal, which the kernel frees however that process
+// The process that works on an operation holds a lock on its journal, which the kernel frees however that process
 // ends. A journal that is locked is being worked on; one that isn't was left behind by a crash.
 //
 // # Reboots

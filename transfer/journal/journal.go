@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -87,7 +88,7 @@ const (
 	fromReserve                  // the room kept for decisions may be used
 )
 
-// Append writes a step down before its effect; when it returns nil, the record outlives the host's power. data is
+// Append writes a step down before its effect; when it returns nil, that of a migration outlives the host's power. data is
 // what it takes to undo or to finish the step, as JSON, of 1 MiB at most.
 func (j *Journal) Append(step string, data any) error { return j.append(step, data, durable) }
 
@@ -140,7 +141,7 @@ func (j *Journal) write(step string, data any, m mode) error {
 	}
 	j.size += int64(len(line))
 	j.Records = append(j.Records, r)
-	if m&durable == 0 {
+	if m&durable == 0 || j.Role.local() {
 		return nil
 	}
 	return j.file.Sync()
@@ -166,18 +167,52 @@ func (j *Journal) reserve(size int64, m mode) error {
 	return nil
 }
 
+// Save replaces a file of the journal's folder, for what is too large for a record. It outlives this process, but not a
+// crash of the host.
+func (j *Journal) Save(name string, data []byte) error {
+	path := filepath.Join(j.path, name)
+	if err := os.WriteFile(path+".new", data, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(path+".new", path)
+}
+
+// SaveJSON is [Journal.Save] of a value.
+func (j *Journal) SaveJSON(name string, v any) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	return j.Save(name, b)
+}
+
+// LoadJSON reads what [Journal.SaveJSON] wrote. ok is false if it wrote nothing.
+func (c *Content) LoadJSON(name string, v any) (ok bool, err error) {
+	b, err := os.ReadFile(filepath.Join(c.path, name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(b, v)
+	}
+	if err != nil {
+		return false, fmt.Errorf("read %s of the journal: %w", name, err)
+	}
+	return true, nil
+}
+
 // Finish ends the journal and the work on it. With a tombstone that stays for a week; without one nothing is left.
 func (j *Journal) Finish(t Tombstone) error {
 	err := j.finish(t)
 	if err != nil {
-		return fmt.Errorf("finish the journal of migration %s: %w", j.ID, err)
+		return fmt.Errorf("finish the journal of %s %s: %w", j.Role.operation(), j.ID, err)
 	}
 	return j.Close()
 }
 
 func (j *Journal) finish(t Tombstone) error {
 	if t == NoTombstone {
-		return remove(j.path)
+		return j.Role.remove(j.path)
 	}
 	if err := j.write(stepFinished, finish{t}, durable|fromReserve); err != nil {
 		return err

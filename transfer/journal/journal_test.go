@@ -391,3 +391,88 @@ func TestKilledProcess(t *testing.T) {
 		t.Errorf("the last step is %q", got)
 	}
 }
+
+// The journal of a dump is one like the others, but nothing reminds of its end; what is in the way of a migration's is not in
+// its own.
+func TestLocal(t *testing.T) {
+	d, _ := newDir(t)
+	id := journal.NewID()
+	j := create(t, d, id, journal.Dump)
+	if _, err := d.Create(id, journal.Dump, nil); !errors.Is(err, journal.ErrExists) {
+		t.Errorf("created twice: %v", err)
+	}
+	other := create(t, d, id, journal.Restore)
+	check(t, j.Decide("whole", "tail", true))
+	check(t, j.SaveJSON("service", map[string]int{"pid": 7}))
+	check(t, j.Close())
+	list, err := d.List()
+	check(t, err)
+	if len(list) != 2 || list[0].Role != journal.Dump || list[0].Busy || !list[1].Busy {
+		t.Errorf("list %+v", list)
+	}
+	j, err = d.Open(id, journal.Dump)
+	check(t, err)
+	var saved map[string]int
+	if ok, err := j.LoadJSON("service", &saved); !ok || err != nil || saved["pid"] != 7 {
+		t.Errorf("loaded %v: %v, %v", saved, ok, err)
+	}
+	if ok, err := j.LoadJSON("nothing", &saved); ok || err != nil {
+		t.Errorf("loaded what was not saved: %v, %v", ok, err)
+	}
+	check(t, j.Finish(journal.NoTombstone))
+	check(t, other.Finish(journal.NoTombstone))
+	if _, err := d.Open(id, journal.Dump); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("open after its end: %v", err)
+	}
+	if left, _ := os.ReadDir(d.Path); len(left) != 0 {
+		t.Errorf("left: %v", left)
+	}
+}
+
+// What a creation left that was cut short is cleared away by who knows of it, and nothing else is.
+func TestClear(t *testing.T) {
+	d, _ := newDir(t)
+	id, another := journal.NewID(), journal.NewID()
+	create(t, d, another, journal.Dump)
+	for _, name := range []string{".new-" + id + ".dump.123", ".new-" + id + ".restore.123", ".new-" + another + ".dump.1"} {
+		check(t, os.Mkdir(filepath.Join(d.Path, name), 0o700))
+	}
+	check(t, d.Clear(id, journal.Dump))
+	var left []string
+	entries, err := os.ReadDir(d.Path)
+	check(t, err)
+	for _, e := range entries {
+		left = append(left, strings.NewReplacer(id, "ID", another, "OTHER").Replace(e.Name()))
+	}
+	slices.Sort(left)
+	if want := []string{".new-ID.restore.123", ".new-OTHER.dump.1", "OTHER.dump"}; !slices.Equal(left, want) {
+		t.Errorf("left %v, want %v", left, want)
+	}
+}
+
+// A dump's journal that the host lost is none; a migration's, which it can't have lost, is damaged.
+func TestLostWithTheHost(t *testing.T) {
+	d, _ := newDir(t)
+	check(t, os.Mkdir(d.Path, 0o700))
+	id := journal.NewID()
+	for _, role := range []journal.Role{journal.Dump, journal.Source} {
+		folder := filepath.Join(d.Path, id+"."+string(role))
+		check(t, os.Mkdir(folder, 0o700))
+		check(t, os.WriteFile(filepath.Join(folder, "journal"), make([]byte, 100), 0o600))
+		if _, err := d.Open(id, role); err == nil || errors.Is(err, fs.ErrNotExist) != (role == journal.Dump) {
+			t.Errorf("%s: %v", role, err)
+		}
+	}
+	list, err := d.List()
+	check(t, err)
+	if len(list) != 1 || list[0].Role != journal.Source || list[0].Err == nil {
+		t.Errorf("list %+v", list)
+	}
+	create(t, d, journal.NewID(), journal.Destination) // which sweeps
+	if _, err := os.Stat(filepath.Join(d.Path, id+".dump")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("it is not swept away: %v", err)
+	}
+	if _, err := os.Stat(filepath.Join(d.Path, id+".source")); err != nil {
+		t.Errorf("the damaged one is: %v", err)
+	}
+}

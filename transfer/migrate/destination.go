@@ -159,7 +159,7 @@ func (d *Destination) Begin(_ context.Context, j *journal.Journal) error {
 	return err
 }
 
-func (d *Destination) note() error { return save(d.journal, restoreFile, &d.restored) }
+func (d *Destination) note() error { return d.journal.SaveJSON(restoreFile, &d.restored) }
 
 // Build implements [handover.Host].
 func (d *Destination) Build(ctx context.Context) error {
@@ -171,7 +171,7 @@ func (d *Destination) Build(ctx context.Context) error {
 	if err := d.note(); err != nil {
 		return err
 	}
-	if err := saveBytes(d.journal, stateFile, d.offered); err != nil {
+	if err := d.journal.Save(stateFile, d.offered); err != nil {
 		return err
 	}
 	d.offered = nil
@@ -202,7 +202,7 @@ func (d *Destination) Prepare(ctx context.Context, final json.RawMessage) error 
 	if err != nil {
 		return err
 	}
-	if err := saveBytes(d.journal, deltaFile, delta); err != nil {
+	if err := d.journal.Save(deltaFile, delta); err != nil {
 		return err
 	}
 	if d.state, err = changed(d.state, delta); err != nil {
@@ -347,6 +347,6 @@ func (d *Destination) dismiss() {
 // ReopenDestination is the destination of a migration whose process has died.
 func ReopenDestination(j *journal.Journal) (*Destination, error) {
 	d := &Destination{journal: j}
-	_, err := load(j, restoreFile, &d.restored)
+	_, err := j.LoadJSON(restoreFile, &d.restored)
 	return d, err
 }

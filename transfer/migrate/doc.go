@@ -11,13 +11,6 @@
 package migrate
 
 import (
-	"encoding/json"
-	"errors"
-	"fmt"
-	"io/fs"
-	"os"
-	"path/filepath"
-
 	"github.com/nsmigrate/nsmigrate/checkpoint"
 	"github.com/nsmigrate/nsmigrate/netstate"
 	"github.com/nsmigrate/nsmigrate/restore"
@@ -48,39 +41,6 @@ const (
 	stateFile   = "netns.state"  // the network state that was offered; with the difference it is what goes live
 	deltaFile   = "netns.delta"  // netstate.Delta to the state of the frozen service
 )
-
-// save replaces a file of a journal's folder. It outlives this process, but not the host, which would take with it all
-// that the file speaks of.
-func save(j *journal.Journal, name string, v any) error {
-	b, err := json.Marshal(v)
-	if err != nil {
-		return err
-	}
-	return saveBytes(j, name, b)
-}
-
-func saveBytes(j *journal.Journal, name string, b []byte) error {
-	path := filepath.Join(j.Path(), name)
-	if err := os.WriteFile(path+".new", b, 0o600); err != nil {
-		return err
-	}
-	return os.Rename(path+".new", path)
-}
-
-// load reads what save wrote. ok is false if it wrote nothing.
-func load(j *journal.Journal, name string, v any) (ok bool, err error) {
-	b, err := os.ReadFile(filepath.Join(j.Path(), name))
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
-	}
-	if err == nil {
-		err = json.Unmarshal(b, v)
-	}
-	if err != nil {
-		return false, fmt.Errorf("read %s of the journal: %w", name, err)
-	}
-	return true, nil
-}
 
 // Guard watches over a migration: it is another process, which recovers from the journal when this one dies.
 type Guard interface {

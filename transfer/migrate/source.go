@@ -36,7 +36,7 @@ type Source struct {
 // Offer implements [handover.Service].
 func (s *Source) Offer(ctx context.Context) (*handover.Offer, error) {
 	o := s.Options
-	o.Record = func(r *checkpoint.Record) error { return save(s.journal, serviceFile, r) }
+	o.Record = func(r *checkpoint.Record) error { return s.journal.SaveJSON(serviceFile, r) }
 	o.Frozen, o.Captured = s.sendFinal, s.sendDelta
 	o.Pages = s.turn.send
 	o.Gather = true
@@ -172,7 +172,7 @@ func (s *Source) recorded(ctx context.Context, do func(*checkpoint.Record, conte
 		return nil // nothing is left
 	}
 	var r checkpoint.Record
-	ok, err := load(s.journal, serviceFile, &r)
+	ok, err := s.journal.LoadJSON(serviceFile, &r)
 	if err != nil || !ok {
 		return err
 	}

@@ -1,0 +1,156 @@
+package e2e
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/nsmigrate/nsmigrate/e2e/lab"
+)
+
+// killWithGuard kills the program together with the process that would put things right.
+func (r *running) killWithGuard() {
+	r.w.Helper()
+	for _, p := range r.host.Processes() {
+		if strings.Contains(p.Command, " nsguard ") {
+			if err := r.host.Kill(p.PID, syscall.SIGKILL); !errors.Is(err, os.ErrNotExist) && !errors.Is(err, syscall.ESRCH) {
+				r.w.check(err)
+			}
+		}
+	}
+	r.signal(syscall.SIGKILL)
+}
+
+// recovered has a person bring to its end what was killed, if there is anything, and returns what became of it; "" if there
+// was nothing.
+func (w *world) recovered(h *lab.Host, role string) string {
+	w.Helper()
+	var list []struct{ ID, Role, Service, State, To, From string }
+	w.check(h.JSON(w.ctx, &list, w.nsmigrateBin(), "recover", "--list", "--format", "json"))
+	w.Logf("unfinished: %+v", list)
+	if len(list) == 0 {
+		return ""
+	}
+	if image := list[0].To + list[0].From; len(list) > 1 || list[0].Role != role || image != w.image(h) {
+		w.Fatalf("unfinished: %+v", list)
+	}
+	w.says(w.ok(h, "recover", "--list"), exitOK, list[0].ID, list[0].State, w.image(h))
+	r := w.ok(h, "recover", list[0].ID)
+	w.Log(r)
+	w.says(r, exitOK, role+" "+list[0].ID)
+	w.says(w.ok(h, "recover"), exitOK, "nothing is unfinished on this host")
+	return r.Stdout
+}
+
+// A dump whose process is killed together with its guard leaves a source that stands still, at worst; `nsmigrate recover`
+// puts it back, connections and all, or ends it if the image is complete.
+func TestDumpKilledWithGuard(t *testing.T) {
+	w := newWorld(t)
+	w.serve()
+	c := w.echo("4", 5)
+	w.servicePID = w.pid(w.A, "peer", "serve")
+	at, to := w.A, w.B
+	moments := append(slices.Clone(dumpMoments), moment{"when the service is gone", func(w *world, h *lab.Host) bool {
+		_, err := os.Lstat(h.Path(fmt.Sprintf("/proc/%d", w.servicePID)))
+		return err != nil
+	}})
+	recovered := 0
+	for _, flag := range []string{"", "--leave-running"} {
+		for _, m := range moments {
+			before := w.snapshot(at)
+			args := []string{"dump", "--netns", "svc", "-e", w.image(at)}
+			if flag != "" {
+				args = append(args, flag)
+			}
+			r := w.start(at, args...)
+			hit := r.await(at, m)
+			r.killWithGuard()
+			r.ended()
+			t.Logf("%s %s: %v", flag, m.name, hit)
+			did := w.recovered(at, "dump")
+			if did != "" {
+				recovered++
+			}
+			switch {
+			case flag != "":
+				// Whatever becomes of the snapshot, the service runs.
+				if w.isThere(w.image(at)) {
+					w.check(os.Remove(w.image(at)))
+				}
+				w.same(at, before)
+				w.isAsBefore(at)
+			case w.isThere(w.image(at)):
+				if did != "" && !strings.Contains(did, "the image "+w.image(at)+" is complete, the source is removed") {
+					t.Errorf("there is an image, and it said %s", did)
+				}
+				w.gone(at)
+				w.carry(at, to)
+				w.restore(to)
+				w.check(os.Remove(w.image(to)))
+				at, to = to, at
+			default:
+				if !strings.Contains(did, "the source is running as before") {
+					t.Errorf("there is no image, and it said %s", did)
+				}
+				w.same(at, before)
+				w.isAsBefore(at)
+			}
+			c.progress()
+			w.unharmed()
+		}
+	}
+	if recovered == 0 {
+		t.Error("no dump was cut short")
+	}
+	w.noneUnfinished()
+	w.stopAll(c)
+}
+
+// A restore whose process is killed together with its guard leaves half a service; `nsmigrate recover` removes it, or lets it
+// live if it is whole and may have been heard. The image serves the next attempt.
+func TestRestoreKilledWithGuard(t *testing.T) {
+	w := newWorld(t)
+	w.serve()
+	c := w.echo("4", 5)
+	w.servicePID = w.pid(w.A, "peer", "serve")
+	at, to := w.A, w.B
+	recovered := 0
+	for _, m := range restoreMoments {
+		w.dump(at)
+		w.carry(at, to)
+		digest, before := w.digest(w.image(to)), w.snapshot(to)
+		r := w.start(to, "restore", "-i", w.image(to))
+		hit := r.await(to, m)
+		r.killWithGuard()
+		result := r.ended()
+		t.Logf("%s: %v", m.name, hit)
+		did := w.recovered(to, "restore")
+		if did != "" {
+			recovered++
+		}
+		if result.Code != exitOK && did != "" && !strings.Contains(did, "the service is live") {
+			if !strings.Contains(did, "nothing is left of the restore on this host, the image is intact") {
+				t.Errorf("it said %q", did)
+			}
+			w.same(to, before)
+			if w.digest(w.image(to)) != digest {
+				t.Error("the image is not what it was")
+			}
+			w.unharmed()
+			w.restore(to)
+		}
+		w.check(os.Remove(w.image(to)))
+		at, to = to, at
+		c.progress()
+		w.unharmed()
+	}
+	if recovered == 0 {
+		t.Error("no restore was cut short")
+	}
+	w.noneUnfinished()
+	w.stopAll(c)
+}
