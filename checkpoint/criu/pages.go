@@ -80,8 +80,7 @@ type pageCommand struct {
 
 const pageCommandSize = 32
 
-// Serve takes the memory until criu says that it was all of it. Criu waits with the end of its dump until then. After an
-// error criu's dump fails.
+// Serve takes the memory until criu says that it was all of it. After an error, before that, criu's dump fails.
 func (s *PageServer) Serve(ctx context.Context, sink PageSink) error {
 	defer s.sock.Close()
 	defer context.AfterFunc(ctx, func() { s.sock.Close() })()
@@ -149,10 +148,11 @@ func (t *pageTaker) take() (err error) {
 		case psAddFlags:
 			err = t.add(&c, flags)
 		case psClose, psForceClose:
-			if err = t.finish(); err == nil {
-				_, err = t.w.Write(make([]byte, 4)) // all is well
+			// All of it is here. What is passed on yet, criu need not wait for.
+			if _, err := t.w.Write(make([]byte, 4)); err != nil {
+				return err
 			}
-			return err
+			return t.finish()
 		default:
 			err = fmt.Errorf("command %#x of the page server's protocol is unknown", command)
 		}
@@ -164,6 +164,9 @@ func (t *pageTaker) take() (err error) {
 
 // open begins an image.
 func (t *pageTaker) open(image uint64) error {
+	if _, err := t.w.Write([]byte{0}); err != nil { // no parent
+		return err
+	}
 	if err := t.finish(); err != nil {
 		return err
 	}
@@ -185,11 +188,7 @@ func (t *pageTaker) open(image uint64) error {
 	t.name, t.begun = fmt.Sprintf("pages-%d.img", t.images), false
 	t.lines = binary.LittleEndian.AppendUint32(t.lines[:0], magicCommon)
 	t.lines = binary.LittleEndian.AppendUint32(t.lines, magicPagemap)
-	if err := t.line(&pagemap.PagemapHead{PagesId: new(uint32(t.images))}); err != nil {
-		return err
-	}
-	_, err = t.w.Write([]byte{0}) // no parent
-	return err
+	return t.line(&pagemap.PagemapHead{PagesId: new(uint32(t.images))})
 }
 
 // line appends a message to the map.

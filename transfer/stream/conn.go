@@ -33,6 +33,9 @@ type Options struct {
 	Large map[string]int
 }
 
+// smallFrame is the size up to which frames are copied together, to be written at once.
+const smallFrame = 16 << 10
+
 const (
 	defaultStall = 10 * time.Second
 	patience     = 5       // ticks of silence, each a quarter of Stall, that are a stall
@@ -71,7 +74,9 @@ type Conn struct {
 	packer   *packer
 	limiter  *rate.Limiter
 	sequence uint32
-	mute     chan struct{} // closed when nothing can be written any more, because of muteErr
+	gathered []byte          // small frames that are written together
+	awaited  []chan struct{} // closed when they are
+	mute     chan struct{}   // closed when nothing can be written any more, because of muteErr
 	muteOnce sync.Once
 	muteErr  error
 
@@ -120,6 +125,7 @@ func New(rw io.ReadWriteCloser, o Options) *Conn {
 		out:      make(chan *outFrame, frames),
 		free:     make(chan *outFrame, frames),
 		chunk:    frameSize,
+		gathered: make([]byte, 0, 4*smallFrame),
 		packer:   newPacker(o.Compression),
 		mute:     make(chan struct{}),
 		arrived:  make(chan *inFrame, frames+1), // and how it ended
@@ -203,6 +209,7 @@ func (c *Conn) handshake(ctx context.Context) error {
 	c.quiet = min(c.opts.Stall, a.stall) / 4
 	c.birth = time.Now()
 	c.greeted.Store(true)
+	c.packer.warm()
 	go c.writeLoop()
 	go c.readLoop()
 	return nil

@@ -77,6 +77,24 @@ func newPacker(mode Compression) *packer {
 	}
 }
 
+// warm makes the encoders, which takes a moment, in the background: there is time when a connection begins.
+func (p *packer) warm() {
+	if p.mode == None {
+		return
+	}
+	go func() {
+		encoder, err := p.encoder()
+		if err != nil {
+			return // pack will say so
+		}
+		var all sync.WaitGroup
+		for range cap(p.workers) {
+			all.Go(func() { encoder.EncodeAll(make([]byte, windowBytes), nil) })
+		}
+		all.Wait()
+	}()
+}
+
 // pack makes f ready, in the background.
 func (p *packer) pack(f *outFrame) error {
 	var encoder *zstd.Encoder

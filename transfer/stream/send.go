@@ -1,6 +1,7 @@
 package stream
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
@@ -102,7 +103,8 @@ func (c *Conn) put(f *outFrame) error {
 
 // SendEntry sends what r yields under a name. size is its length, or -1 if that is not known. If r fails or has
 // another length, the other side is told (ErrCanceled) and the connection can be used on. After an error, a last
-// read from r may be under way still.
+// read from r may be under way still. When SendEntry returns, r was read, but the last of it may not be written yet: the
+// next Send waits for that.
 func (c *Conn) SendEntry(ctx context.Context, name string, size int64, r io.Reader) error {
 	if err := c.sendEntry(ctx, name, size, r); err != nil {
 		return fmt.Errorf("send %s: %w", name, err)
@@ -132,8 +134,9 @@ func (c *Conn) sendEntry(ctx context.Context, name string, size int64, r io.Read
 	if err != nil {
 		return err
 	}
-	// The digest is filled in when all the data before has been digested.
-	return c.put(c.control(kindEnd, binary.BigEndian.AppendUint64(make([]byte, sha256.Size), uint64(total))))
+	// The digest is filled in when all the data before has been digested. Whatever fails from now on is told by the next
+	// call, so that a small entry does not wait for the connection below.
+	return c.put(async(c.control(kindEnd, binary.BigEndian.AppendUint64(make([]byte, sha256.Size), uint64(total)))))
 }
 
 // async makes a frame one that nobody waits for.
@@ -157,10 +160,14 @@ type filling struct {
 
 // sendData sends the data of an entry and returns its size.
 func (c *Conn) sendData(r io.Reader, size int64) (total int64, err error) {
-	filled := make(chan filling)
+	filled := make(chan filling, 1)
 	quit := make(chan struct{})
 	defer close(quit)
-	go c.fill(r, filled, quit)
+	if b, ok := r.(*bytes.Reader); ok && b.Len() < c.chunk { // one frame holds it, and no read hangs
+		c.fill(r, filled, c.mute)
+	} else {
+		go c.fill(r, filled, quit)
+	}
 	for {
 		var next filling
 		select {
@@ -235,7 +242,7 @@ func readFull(r io.Reader, p []byte) (n int, err error) {
 	return n, err
 }
 
-// writeLoop writes frames in order, and pings while there are none.
+// writeLoop writes frames in order, small ones together while others follow, and pings while there are none.
 func (c *Conn) writeLoop() {
 	timer := time.NewTimer(c.quiet)
 	defer timer.Stop()
@@ -244,10 +251,18 @@ func (c *Conn) writeLoop() {
 		var f *outFrame
 		select {
 		case f = <-c.out:
-		case <-timer.C:
-			f = c.ping()
-		case <-c.mute:
-			return
+		default:
+			if err := c.flush(); err != nil {
+				c.silence(err)
+				return
+			}
+			select {
+			case f = <-c.out:
+			case <-timer.C:
+				f = c.ping()
+			case <-c.mute:
+				return
+			}
 		}
 		switch f.kind {
 		case kindEntry:
@@ -262,15 +277,19 @@ func (c *Conn) writeLoop() {
 			digest.Sum(f.wire[:headerSize])
 		}
 		start := time.Now()
-		if err := c.writeFrame(f); err != nil {
+		err := c.writeFrame(f)
+		if f.done != nil {
+			c.awaited = append(c.awaited, f.done)
+		}
+		if err == nil && (len(c.gathered) == 0 || f.kind == kindBye) {
+			err = c.flush()
+		}
+		if err != nil {
 			c.silence(err)
 			return
 		}
-		if f.kind == kindData {
+		if f.kind == kindData && len(f.wire) > smallFrame {
 			c.packer.gauge.written(len(f.wire), time.Since(start))
-		}
-		if f.done != nil {
-			close(f.done)
 		}
 		if f.reuse {
 			c.free <- f
@@ -282,16 +301,40 @@ func (c *Conn) writeLoop() {
 	}
 }
 
+// flush writes what was gathered, and tells whoever waits for that.
+func (c *Conn) flush() error {
+	if len(c.gathered) > 0 {
+		b := c.gathered
+		c.gathered = c.gathered[:0]
+		if err := c.write(b); err != nil {
+			return err
+		}
+	}
+	for _, done := range c.awaited {
+		close(done)
+	}
+	c.awaited = c.awaited[:0]
+	return nil
+}
+
 func (c *Conn) ping() *outFrame { return async(c.control(kindPing, nil)) }
 
 // await waits until f is packed.
 func (c *Conn) await(f *outFrame, timer *time.Timer) error {
+	select {
+	case <-f.ready:
+		return nil
+	default:
+	}
+	if err := c.flush(); err != nil {
+		return err
+	}
 	for {
 		select {
 		case <-f.ready:
 			return nil
 		case <-timer.C:
-			if err := c.writeFrame(c.ping()); err != nil {
+			if err := errors.Join(c.writeFrame(c.ping()), c.flush()); err != nil {
 				return err
 			}
 			timer.Reset(c.quiet)
@@ -308,6 +351,13 @@ func (c *Conn) writeFrame(f *outFrame) error {
 		length: uint32(len(payload)), unpacked: uint32(f.unpacked), sum: crc32.Checksum(payload, castagnoli),
 	}.put(f.wire)
 	c.sequence++
+	if c.limiter == nil && len(f.wire) <= smallFrame && len(c.gathered)+len(f.wire) <= cap(c.gathered) {
+		c.gathered = append(c.gathered, f.wire...)
+		return nil
+	}
+	if err := c.flush(); err != nil {
+		return err
+	}
 	if c.limiter == nil || f.kind == kindPing {
 		return c.write(f.wire)
 	}
