@@ -123,6 +123,11 @@ func cases() []netCase {
 			ip link add mv1 link low type macvlan mode private
 			ip link add mv2 link low type macvlan mode source macaddr set 02:00:00:00:00:11 02:00:00:00:00:22
 			ip link set mv1 up; ip addr add 10.3.0.1/24 dev mv1`},
+		{"macvlans that pass everything through", `
+			for i in 1 2 3; do ip link add low$i type veth peer name peer$i; ip link set low$i up; ip link set peer$i up; done
+			ip link add mv1 link low1 type macvlan mode passthru; ip link set mv1 allmulticast on; ip link set mv1 up
+			ip link add mv2 link low2 type macvlan mode passthru nopromisc; ip link set mv2 up; ip link set mv2 allmulticast on
+			ip link add mv3 link low3 type macvtap mode passthru; ip link set mv3 allmulticast on; ip link set mv3 up; ip link set low3 allmulticast on`},
 		{"vxlan", `
 			ip link add low type veth peer name lowpeer; ip addr add 10.4.0.1/24 dev low; ip link set low up; ip link set lowpeer up
 			ip link add vx1 type vxlan id 42 dstport 4789 local 10.4.0.1 dev low nolearning

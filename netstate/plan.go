@@ -522,6 +522,9 @@ func (p *planner) flags() []Op {
 		if p.asleep(l) {
 			flags &^= iffUp
 		}
+		if p.deaf(l) {
+			ops = append(ops, Op{Verb: "set", Kind: KindLink, Object: p.msgs[l.index], Msg: encodeLink(unix.AF_UNSPEC, l.index, iffAllmulti, iffAllmulti, nil)})
+		}
 		ops = append(ops, Op{Verb: "set", Kind: KindLink, Object: p.msgs[l.index], Msg: encodeLink(unix.AF_UNSPEC, l.index, flags, settableFlags, nil)})
 	}
 	for _, l := range p.bottomUp {
@@ -532,6 +535,20 @@ func (p *planner) flags() []Op {
 		}
 	}
 	return ops
+}
+
+// deaf reports whether a link takes all multicast frames and its lower device does not hear of it: a macvlan that passes
+// everything through tells it only when the flag is set while it is up.
+func (p *planner) deaf(l *link) bool {
+	lower := p.byIdx[l.lower]
+	if l.kind != "macvlan" && l.kind != "macvtap" || l.outside || lower == nil || l.flags&iffAllmulti == 0 || l.flags&iffUp == 0 {
+		return false
+	}
+	count, own := lower.attr(unix.IFLA_ALLMULTI), uint32(0)
+	if lower.flags&iffAllmulti != 0 {
+		own = 1
+	}
+	return count != nil && rawnl.Uint32(count) == own
 }
 
 // states returns the states of links that a user set and that need the link to be up, with a carrier where it will
