@@ -215,6 +215,16 @@ func cases() []netCase {
 			ip nexthop add id 1 group 9,4/3,2; ip nexthop add id 2 group 3/9 type resilient buckets 8 idle_timer 60 || true
 			ip route add 192.0.2.0/24 nhid 1; ip route add 198.51.100.0/24 nhid 9; ip route add 203.0.113.0/24 nhid 5
 			ip -6 route add 2001:db8::/32 nhid 8`},
+		{"nexthops by gateways that no address reaches", `
+			ip link set lo up
+			ip link add e0 type veth peer name e1; ip link set e0 up; ip link set e1 up
+			ip addr add 10.1.0.1/24 dev e0 noprefixroute; ip addr add fd01::1/64 dev e0 nodad noprefixroute
+			ip route add 10.1.0.0/24 dev e0; ip -6 route add fd01::/64 dev e0
+			ip nexthop add id 9 via 10.1.0.9 dev e0; ip nexthop add id 8 via fd01::9 dev e0
+			ip addr add 10.2.0.1/24 dev e1; ip addr add fd02::1/64 dev e1 nodad
+			ip nexthop add id 7 via 10.2.0.9 dev e1; ip nexthop add id 6 via fd02::9 dev e1
+			ip addr del 10.2.0.1/24 dev e1; ip addr del fd02::1/64 dev e1
+			ip route add 192.0.2.0/24 nhid 9; ip -6 route add 2001:db8::/32 nhid 8`},
 		{"rules", `
 			ip rule del from all lookup default
 			ip rule add from 10.0.0.0/8 lookup 77 pref 100; ip rule add to 192.0.2.0/24 fwmark 0x10/0xff lookup 78 pref 200

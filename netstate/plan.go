@@ -797,7 +797,7 @@ func (p *planner) nexthops() []Op {
 			singles = append(singles, op)
 		}
 	}
-	return append(singles, groups...)
+	return append(p.reached(singles), groups...)
 }
 
 // routes returns the operations that add the routes, what a gateway is reached by before what goes through it, and those
