@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -240,6 +241,26 @@ func wrongSize(st fs.FileInfo, size int64) string {
 		return fmt.Sprintf("it has %d bytes here, needed are %d", st.Size(), size)
 	}
 	return ""
+}
+
+// CheckPlaces returns one problem that names all places which trees need for their mounts and which are missing below root.
+func CheckPlaces(root string, trees []Tree) []Problem {
+	missing := make(map[string]bool)
+	for _, t := range trees {
+		for _, p := range t.Places {
+			if _, err := os.Stat(filepath.Join(root, p)); err != nil {
+				missing[p] = true
+			}
+		}
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	paths := strings.Join(slices.Sorted(maps.Keys(missing)), " ")
+	return []Problem{{
+		Kind: "mount", Object: paths, Reason: "the service has a mount there, in a mount namespace of its own, and the place is missing here",
+		Remedy: "make it (mkdir -p, or touch where it is a file over there), and mount there what the service uses of it",
+	}}
 }
 
 // CheckFiles compares the files that an image's trees have open with those below root and returns a problem

@@ -4,10 +4,12 @@ import (
 	"fmt"
 	"maps"
 	"path"
+	"path/filepath"
 	"slices"
 
 	"github.com/nsmigrate/nsmigrate/checkpoint/proc"
 	"github.com/nsmigrate/nsmigrate/checkpoint/sockets"
+	"github.com/nsmigrate/nsmigrate/netstate/ns"
 )
 
 // Findings are what a scene means for a dump.
@@ -130,8 +132,49 @@ func (c *classifier) facts(t *proc.Tree) Tree {
 				f.SkipMounts = append(f.SkipMounts, m.Point)
 			}
 		}
+		f.Places = places(t.Mounts, c.scene.Host.Mounts)
 	}
 	return f
+}
+
+// places lists the paths of the host that CRIU needs to make the mounts of a tree again: what those show that are the
+// host's too, and what they all stand on as far as it is the host's.
+func places(own, host []proc.Mount) []string {
+	shown := make(map[int]bool) // by id: it is the host's
+	for _, m := range own {
+		shown[m.ID] = m.Point == "/"
+	}
+	set := make(map[string]bool)
+	for _, m := range own { // in the order of their making
+		if m.Point == "/" || m.Type == "nsfs" {
+			continue
+		}
+		source := sourceOf(&m, host)
+		shown[m.ID] = source != ""
+		if source != "" {
+			set[source] = true
+		}
+		if shown[m.Parent] {
+			set[m.Point] = true
+		}
+	}
+	delete(set, ns.Dir) // which is made for the namespace's name
+	return slices.Sorted(maps.Keys(set))
+}
+
+// sourceOf returns the path of the host that CRIU takes for what a private mount shows, "" for a mount that it makes anew
+// (mount.c:resolve_external_mounts). Of many it takes the one that was mounted first.
+func sourceOf(m *proc.Mount, host []proc.Mount) string {
+	if len(m.Optional) > 0 {
+		return ""
+	}
+	for _, h := range host {
+		below, err := filepath.Rel(h.Root, m.Root)
+		if h.Dev == m.Dev && h.Type == m.Type && err == nil && filepath.IsLocal(below) {
+			return filepath.Join(h.Point, below)
+		}
+	}
+	return ""
 }
 
 // ids lists the ids that must be free where the tree is restored. The group and the session of a root that

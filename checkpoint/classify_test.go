@@ -422,3 +422,30 @@ func TestClassifyIDs(t *testing.T) {
 		t.Errorf("job of a shell: %+v", f)
 	}
 }
+
+// The mounts of a service need places of the host: what the host shows there, and what they stand on.
+func TestPlaces(t *testing.T) {
+	host := append(slices.Clone(hostMounts),
+		proc.Mount{ID: 30, Parent: 20, Dev: "0:30", Root: "/", Point: "/data", Type: "tmpfs"},
+		proc.Mount{ID: 31, Parent: 20, Dev: "0:30", Root: "/sub", Point: "/again", Type: "tmpfs"},
+		proc.Mount{ID: 32, Parent: 20, Dev: "0:4", Root: "net:[1]", Point: "/run/netns/a", Type: "nsfs"})
+	own := []proc.Mount{
+		{ID: 40, Dev: "8:1", Root: "/", Point: "/", Type: "ext4"},
+		{ID: 41, Parent: 40, Dev: "0:99", Root: "/", Point: "/proc", Type: "proc"},
+		{ID: 42, Parent: 40, Dev: "0:30", Root: "/", Point: "/data", Type: "tmpfs"},
+		{ID: 43, Parent: 40, Dev: "0:30", Root: "/sub/below", Point: "/bound", Type: "tmpfs"},
+		{ID: 44, Parent: 40, Dev: "8:1", Root: "/srv/conf", Point: "/etc/conf", Type: "ext4"},
+		{ID: 45, Parent: 40, Dev: "0:50", Root: "/", Point: "/private", Type: "tmpfs"},
+		{ID: 46, Parent: 45, Dev: "0:51", Root: "/", Point: "/private/inner", Type: "tmpfs"},
+		{ID: 47, Parent: 40, Dev: "0:30", Root: "/", Point: "/slave", Type: "tmpfs", Optional: []string{"master:5"}},
+		{ID: 48, Parent: 40, Dev: "0:4", Root: "net:[1]", Point: "/run/netns/a", Type: "nsfs"},
+	}
+	want := []string{"/bound", "/data", "/data/sub/below", "/etc/conf", "/private", "/proc", "/slave", "/srv/conf"}
+	if got := places(own, host); !slices.Equal(got, want) {
+		t.Errorf("places:\n%q, want\n%q", got, want)
+	}
+	problems := CheckPlaces(t.TempDir(), []Tree{{Places: want[:2]}, {Places: want[:3]}})
+	if len(problems) != 1 || problems[0].Object != "/bound /data /data/sub/below" {
+		t.Errorf("problems: %v", problems)
+	}
+}

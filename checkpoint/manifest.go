@@ -111,6 +111,7 @@ type Tree struct {
 	Binaries   []Binary   `json:"binaries"` // executables and libraries that must be the same on the other host
 	Externals  []External `json:"externals,omitempty"`
 	SkipMounts []string   `json:"skip_mounts,omitempty"` // mount points that mean nothing on another host (MountOwn)
+	Places     []string   `json:"places,omitempty"`      // paths of the host that its mounts show or stand on (MountOwn)
 	Terminals  []int      `json:"terminals,omitempty"`   // numbers of the pseudo terminals whose both ends are in the tree
 	Stopped    []int      `json:"stopped,omitempty"`     // processes that their user had stopped; all others go on after a restore
 	ShellJob   bool       `json:"shell_job,omitempty"`   // the root is no session leader: it joins the session of its restorer
@@ -376,6 +377,11 @@ func (t *Tree) validate() error {
 			return fmt.Errorf("id %d: listed twice", id)
 		}
 		ids[id] = true
+	}
+	for _, p := range t.Places {
+		if !path.IsAbs(p) {
+			return fmt.Errorf("place %q: want an absolute path", p)
+		}
 	}
 	for _, n := range t.Terminals {
 		if n < 0 {

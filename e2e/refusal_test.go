@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -336,6 +337,43 @@ func TestRestoreRefused(t *testing.T) {
 			w.stopAll(c)
 		})
 	}
+}
+
+// A service with mounts of its own needs the places of the old host's mounts on the new one. All that are missing are named
+// before anything is frozen or built.
+func TestPlacesMissing(t *testing.T) {
+	w := newWorld(t)
+	w.sh(w.A, "for d in /tmp/one /tmp/two; do mkdir $d; mount -t tmpfs none $d; mkdir $d/three; mount -t tmpfs none $d/three; done")
+	was := maps.Clone(w.empty[w.A])
+	for line := range w.snapshot(w.A) {
+		if strings.Contains(line, " /tmp/one") || strings.Contains(line, " /tmp/two") {
+			w.empty[w.A][line] = struct{}{}
+		}
+	}
+	w.Cleanup(func() {
+		w.sh(w.A, "umount /tmp/one/three /tmp/two/three /tmp/one /tmp/two; rmdir /tmp/one /tmp/two")
+		w.empty[w.A] = was
+	})
+	w.daemon(w.A, "unshare --pid --fork --mount-proc nsenter --net=/run/netns/svc setsid %s serve --quiet", w.peerBin())
+	w.listening("7000")
+	c := w.echo("4", 3)
+	before := w.snapshot(w.A)
+	says := []string{"mount /tmp/one /tmp/one/three /tmp/two /tmp/two/three: ", "missing here", "hint: make it (mkdir -p"}
+	w.fails(w.A, exitRefused, append(says, "on the destination: "), "migrate", "--netns", "svc", "--to", w.linkTo(w.B).address())
+	w.same(w.A, before)
+	c.progress()
+	w.dump(w.A)
+	w.carry(w.A, w.B)
+	w.sh(w.B, "mkdir -p /tmp/two/three")
+	before = w.snapshot(w.B)
+	w.fails(w.B, exitRefused, []string{"mount /tmp/one /tmp/one/three: "}, "restore", "-i", w.image(w.B))
+	w.same(w.B, before)
+	w.sh(w.B, "mkdir -p /tmp/one/three")
+	w.restore(w.B)
+	c.progress()
+	w.unharmed()
+	w.stopAll(c)
+	w.Cleanup(func() { w.sh(w.B, "rm -r /tmp/one /tmp/two") })
 }
 
 // All that is missing is said at once.

@@ -60,6 +60,7 @@ func (r *Restoration) preflight(ctx context.Context) error {
 			files = append(files, checkpoint.CheckBinaries("/", binaries)...)
 			files = append(files, checkpoint.CheckFiles("/", open)...)
 		}
+		files = append(files, checkpoint.CheckPlaces("/", r.manifest.Trees)...)
 		return nil
 	})
 	g.Go(func() (err error) {
