@@ -10,6 +10,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"os/signal"
 	"regexp"
@@ -49,6 +50,8 @@ func run(ctx context.Context) error {
 	profile := flag.String("cpuprofile", "", "write a CPU profile to this file")
 	rounds := flag.Int("rounds", 0, "move each service this many times, instead of as many as its scene says")
 	client := flag.String(blackout.ClientFlag, "", "be a client of the blackout's, with options as JSON; the bench calls itself so")
+	pictures := flag.String("svg", "", "write pictures to this directory")
+	readme := flag.Bool("readme", false, "write the pictures to "+pictureDir+" and the table into README.md, and print it as Markdown too")
 	million := flag.Int(millionFlag, 0, "move this many routes from the namespace at descriptor 3; the bench calls itself so")
 	flag.Parse()
 	if os.Geteuid() != 0 {
@@ -85,28 +88,54 @@ func run(ctx context.Context) error {
 	}
 	report := Report{Machine: machine(), Rounds: o.rounds}
 	fmt.Println(report.Machine)
-	var failed error
-	report.Blackout, failed = blackout.Measure(ctx, blackout.Options{Only: pattern, Quick: *quick, Rounds: *rounds, Progress: progress(os.Stderr)})
+	wish := blackout.Options{Only: pattern, Quick: *quick, Rounds: *rounds, Progress: progress(os.Stderr), Done: done}
+	fmt.Printf("This takes about %d minutes.\n", int(math.Ceil((blackout.Takes(wish) + takes(o)).Minutes())))
+	report.Blackout, err = blackout.Measure(ctx, wish)
 	report.Blackout.Print(os.Stdout)
+	failures := []error{err}
 	report.Results, err = measure(ctx, o)
 	report.print(os.Stdout)
-	err = errors.Join(failed, err)
-	if *file == "" {
-		return err
+	failures = append(failures, err)
+	if *readme {
+		*pictures = pictureDir
+		failures = append(failures, report.intoReadme("README.md", os.Stdout))
 	}
-	text, failed := json.MarshalIndent(report, "", "  ")
-	if failed == nil {
-		failed = os.WriteFile(*file, append(text, '\n'), 0o644)
+	if *pictures != "" {
+		failures = append(failures, writePictures(*pictures, report.Blackout.Pictures()))
 	}
-	return errors.Join(err, failed)
+	if *file != "" {
+		text, err := json.MarshalIndent(report, "", "  ")
+		failures = append(failures, err, os.WriteFile(*file, append(text, '\n'), 0o644))
+	}
+	return errors.Join(failures...)
 }
 
-// progress returns what shows how far it is, on a terminal only.
+// progress returns what shows in one line how far it is, on a terminal only.
 func progress(f *os.File) func(format string, args ...any) {
 	if !term.IsTerminal(int(f.Fd())) {
 		return func(string, ...any) {}
 	}
 	return func(format string, args ...any) { fmt.Fprintf(f, "\r\033[K"+format, args...) }
+}
+
+// done says how long a scene took, instead of its progress.
+func done(scene string, took time.Duration) {
+	if term.IsTerminal(int(os.Stderr.Fd())) {
+		fmt.Fprint(os.Stderr, "\r\033[K")
+	}
+	fmt.Fprintf(os.Stderr, "%s: %s\n", scene, took.Round(100*time.Millisecond))
+}
+
+// takes says about how long the scenes of namespaces take on a machine of two cores that does nothing else.
+func takes(o options) time.Duration {
+	const each = 12 * time.Second // of seven rounds
+	n := 0
+	for _, p := range (&bench{options: o}).parts() {
+		if o.only.MatchString(p.name) {
+			n++
+		}
+	}
+	return time.Duration(n*o.rounds) * each / 7
 }
 
 // machine says what the figures were measured on.
@@ -200,6 +229,9 @@ func number(f float64) string {
 }
 
 func (r *Report) print(out io.Writer) {
+	if len(r.Results) == 0 {
+		return
+	}
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "what\tunit\tnsmigrate\ttool\tits median\tfaster\tgoal\t")
 	for _, x := range r.Results {

@@ -113,6 +113,20 @@ type bench struct {
 	open []*ns.NS
 }
 
+// part is a scene, or what is measured in another way.
+type part struct {
+	name string
+	run  func(context.Context) ([]Result, error)
+}
+
+func (b *bench) parts() []part {
+	var parts []part
+	for _, s := range scenes() {
+		parts = append(parts, part{s.name, func(ctx context.Context) ([]Result, error) { return b.scene(ctx, &s) }})
+	}
+	return append(parts, part{"container", b.container}, part{"many routes", b.many})
+}
+
 func measure(ctx context.Context, o options) (results []Result, err error) {
 	b := &bench{options: o}
 	if b.dir, err = os.MkdirTemp("", "nsmigrate-bench"); err != nil {
@@ -123,17 +137,8 @@ func measure(ctx context.Context, o options) (results []Result, err error) {
 		return nil, err
 	}
 	defer b.host.Close()
-	type part struct {
-		name string
-		run  func(context.Context) ([]Result, error)
-	}
-	var parts []part
-	for _, s := range scenes() {
-		parts = append(parts, part{s.name, func(ctx context.Context) ([]Result, error) { return b.scene(ctx, &s) }})
-	}
-	parts = append(parts, part{"container", b.container}, part{"many routes", b.many})
 	var failures []error // one scene's does not hide the figures of the others
-	for _, p := range parts {
+	for _, p := range b.parts() {
 		if !b.only.MatchString(p.name) {
 			continue
 		}
@@ -144,7 +149,7 @@ func measure(ctx context.Context, o options) (results []Result, err error) {
 			failures = append(failures, fmt.Errorf("%s: %w", p.name, err))
 		}
 		results = append(results, r...)
-		fmt.Fprintf(os.Stderr, "%s: %s\n", p.name, time.Since(start).Round(100*time.Millisecond))
+		done(p.name, time.Since(start))
 	}
 	return results, errors.Join(failures...)
 }

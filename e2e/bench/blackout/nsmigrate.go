@@ -19,7 +19,7 @@ type nsmigrate struct {
 	to  map[*lab.Host][]string
 }
 
-func (m *nsmigrate) name() string { return "nsmigrate, " + m.via }
+func (m *nsmigrate) name() string { return "nsmigrate " + m.via }
 
 const tlsPort = 8747
 

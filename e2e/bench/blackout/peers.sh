@@ -3,6 +3,7 @@
 # Provides the distribution's runc and podman for the benchmark, unpacked into a directory of their own (the first
 # argument): nothing of the system is touched, and removing them is `rm -r`. What the system has already is taken from there.
 set -euo pipefail
+shopt -s nullglob
 export LC_ALL=C DEBIAN_FRONTEND=noninteractive
 
 prefix=$1

@@ -14,7 +14,7 @@ import (
 // network is a namespace that was prepared, as with the others. Its storage is in the hosts' memory.
 type podman struct{ *peers }
 
-func (m *podman) name() string { return "podman checkpoint, copy, restore" }
+func (m *podman) name() string { return "podman" }
 
 // podmanImage is what an image of nothing but the service is called.
 const podmanImage = "localhost/nsmigrate-bench-echo"

@@ -20,7 +20,7 @@ import (
 // service, and if anything fails the service is gone.
 type rawCRIU struct{}
 
-func (m *rawCRIU) name() string { return "criu dump, copy, restore" }
+func (m *rawCRIU) name() string { return alone }
 
 func (m *rawCRIU) install(context.Context, *world) error { return nil }
 

@@ -7,8 +7,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
+	"os"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/nsmigrate/nsmigrate/e2e/bench/openloop"
@@ -35,7 +37,7 @@ type Cell struct {
 type Run struct {
 	openloop.Seen
 	Trace
-	RST int `json:"rst_on_the_wire"`
+	RST int `json:"rst"`
 }
 
 // bench is what all scenes share.
@@ -177,7 +179,7 @@ func (b *bench) run(ctx context.Context, m mover, s *service) (r Run, err error)
 		return r, fmt.Errorf("%d of %d connections work before the move: %s", r.Alive, s.load.Connections, r.Seen.Error)
 	}
 	pause(ctx, warm)
-	before, err := b.resets(s)
+	before, err := b.resetsSent()
 	if err != nil {
 		return r, err
 	}
@@ -198,8 +200,8 @@ func (b *bench) run(ctx context.Context, m mover, s *service) (r Run, err error)
 	if _, err := s.client.Order(ctx, openloop.Pause); err != nil {
 		return r, err
 	}
-	after, err := b.resets(s)
-	r.RST = after - before
+	after, err := b.resetsSent()
+	r.RST = after - before + r.Reset // those that came have ended a connection
 	return r, err
 }
 
@@ -210,23 +212,32 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-// resets counts the RSTs of a service's connections that the client's wire has seen.
-func (b *bench) resets(s *service) (int, error) {
-	closings, err := b.wire.Closings()
+// resetsSent is how many segments with RST the client's host has sent.
+func (b *bench) resetsSent() (int, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/net/snmp", b.Client.PID()))
 	if err != nil {
 		return 0, err
 	}
-	address, err := netip.ParseAddr(s.IPv4)
-	if err != nil {
-		return 0, err
-	}
-	n := 0
-	for _, c := range closings {
-		if c.RST && (c.Src.Addr() == address || c.Dst.Addr() == address) {
-			n++
+	return snmpValue(string(text), "Tcp", "OutRsts")
+}
+
+// snmpValue finds a counter in the text of /proc/net/snmp: each protocol has a line of names and one of values.
+func snmpValue(text, protocol, name string) (int, error) {
+	var names []string
+	for line := range strings.Lines(text) {
+		words := strings.Fields(line)
+		if len(words) == 0 || words[0] != protocol+":" {
+			continue
+		}
+		if names == nil {
+			names = words
+			continue
+		}
+		if i := slices.Index(names, name); i >= 0 && i < len(words) {
+			return strconv.Atoi(words[i])
 		}
 	}
-	return n, nil
+	return 0, fmt.Errorf("the kernel does not count %s of %s", name, protocol)
 }
 
 // addRoutes gives the service's namespace the routes of its workload.

@@ -16,7 +16,7 @@ import (
 // and was prepared on the other host, with as few mounts as it takes, images in memory.
 type runc struct{ *peers }
 
-func (m *runc) name() string { return "runc checkpoint, copy, restore" }
+func (m *runc) name() string { return "runc" }
 
 func (m *runc) install(ctx context.Context, w *world) error {
 	if err := m.provide(ctx, w); err != nil {

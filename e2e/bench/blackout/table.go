@@ -9,7 +9,7 @@ import (
 )
 
 // reference is the mover that the others are compared with.
-const reference = "nsmigrate, tls"
+const reference = "nsmigrate tls"
 
 // Print writes the tables.
 func (r Results) Print(out io.Writer) {
@@ -99,7 +99,7 @@ func (c Cell) phaseMedians(of func(Trace) []Phase) []Phase {
 }
 
 func (r Results) printPhases(out io.Writer) {
-	fmt.Fprintln(out, "\nWhere the time goes (medians, ms); of it CRIU's own, by its statistics:")
+	fmt.Fprintln(out, "\nWhere the time goes (medians, ms), and what criu's statistics say: with nsmigrate, frozen is until the other host has it.")
 	for _, c := range r.Cells {
 		if len(c.Runs) == 0 {
 			continue
@@ -110,7 +110,10 @@ func (r Results) printPhases(out io.Writer) {
 		}
 		frozen := c.of(func(r Run) float64 { return milliseconds(r.CRIU.Frozen) }).median()
 		restore := c.of(func(r Run) float64 { return milliseconds(r.CRIU.Restore) }).median()
-		fmt.Fprintf(out, "  %s, %s: %s; criu: frozen %s, restore %s\n", c.Scene, c.Mover, here, number(frozen), number(restore))
+		if frozen > 0 {
+			here += fmt.Sprintf("; criu: frozen %s, restore %s", number(frozen), number(restore))
+		}
+		fmt.Fprintf(out, "  %s, %s: %s\n", c.Scene, c.Mover, here)
 	}
 	for _, c := range r.Cells {
 		if c.Reason != "" {

@@ -30,7 +30,6 @@ type world struct {
 	echo      string
 	self      string
 	criu      string
-	wire      *lab.Wire
 	services  atomic.Int32 // how many there were, for names and addresses
 	ends      []func() error
 }
@@ -42,9 +41,6 @@ func newWorld(ctx context.Context) (w *world, err error) {
 	}
 	w = &world{Lab: l}
 	if err := w.programs(ctx); err != nil {
-		return nil, errors.Join(err, l.Close())
-	}
-	if w.wire, err = l.Client.Watch("eth0"); err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
 	// Tens of thousands of connections in a few seconds.
@@ -59,7 +55,7 @@ func newWorld(ctx context.Context) (w *world, err error) {
 func (w *world) atEnd(f func() error) { w.ends = append(w.ends, f) }
 
 func (w *world) close() error {
-	err := errors.Join(w.wire.Close(), w.Close())
+	err := w.Close()
 	for _, f := range w.ends {
 		err = errors.Join(err, f())
 	}

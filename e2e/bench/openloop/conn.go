@@ -14,6 +14,7 @@ type conn struct {
 	next    time.Duration // when the next message is due
 	sent    uint64        // messages
 	got     uint64        // answers, in order
+	rest    []byte        // of the last message, which is not sent yet
 	partial []byte        // of the next answer
 	due     []time.Duration
 	last    time.Duration // of the last answer, or of the begin of the window

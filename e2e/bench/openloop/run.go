@@ -201,16 +201,22 @@ func (c *client) send(i int, now time.Duration) {
 	if k.next += k.period; k.next <= now { // this process did not run meanwhile: that is not the service's fault
 		due, k.next = now, now+k.period
 	}
-	n, err := unix.Write(c.fds[i], k.message(k.sent, c.Size))
+	message := k.rest // of one that the queue had no room for as a whole
+	if len(message) == 0 {
+		message = k.message(k.sent, c.Size)
+	}
+	n, err := unix.Write(c.fds[i], message)
 	switch {
-	case n == c.Size:
-		k.sending(due)
 	case errors.Is(err, unix.EAGAIN): // the window and the queue are full: it waits already
+		return
 	case err != nil:
 		c.dead(i, err)
-	default:
-		c.dead(i, errors.New("half a message"))
+		return
 	}
+	if len(k.rest) == 0 {
+		k.sending(due)
+	}
+	k.rest = message[n:]
 }
 
 func (c *client) read(i int, buf []byte) {

@@ -1,0 +1,59 @@
+package blackout
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+)
+
+// Markdown is the table of the README, with the pictures that are in a directory.
+func (r Results) Markdown(machine, pictures string) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "Measured on %s.\n\n", machine)
+	b.WriteString("| | moved with | runs | longest wait of a client, ms: median (p99; min-max) | nsmigrate is shorter by | connections that survived |\n|---|---|---|---|---|---|\n")
+	for i, c := range r.Cells {
+		scene := ""
+		if i == 0 || c.Scene != r.Cells[i-1].Scene {
+			scene = c.Scene
+		}
+		if len(c.Runs) == 0 {
+			fmt.Fprintf(&b, "| %s | %s | 0 | not measured: %s | | |\n", scene, c.Mover, cellText(c.Reason))
+			continue
+		}
+		gap := c.gaps()
+		if c.Load.Connections > 1 {
+			gap = c.worstGaps()
+		}
+		alive, total, rst := c.survived()
+		fate := "all"
+		if alive < total {
+			fate = fmt.Sprintf("%.1f %%", 100*float64(alive)/float64(total))
+		}
+		if rst > 0 {
+			fate += fmt.Sprintf(", %d RST", rst)
+		}
+		shorter := ""
+		if ours := r.cell(c.Scene, reference); ours != nil && len(ours.Runs) > 0 && !strings.HasPrefix(c.Mover, "nsmigrate") {
+			base := ours.gaps()
+			if c.Load.Connections > 1 {
+				base = ours.worstGaps()
+			}
+			x := ratioOf(base, gap)
+			shorter = fmt.Sprintf("%sx (%s-%s)", number(x.middle), number(x.low), number(x.high))
+		}
+		fmt.Fprintf(&b, "| %s | %s | %d | %s (%s; %s-%s) | %s | %s |\n", scene, c.Mover, len(c.Runs),
+			number(gap.median()), number(gap.at(0.99)), number(gap.min()), number(gap.max()), shorter, fate)
+	}
+	b.WriteString("\nThe longest wait is of the worst connection in each move.\n")
+	for _, name := range slices.Sorted(maps.Keys(r.Pictures())) {
+		fmt.Fprintf(&b, "\n![%s](%s/%s)\n", strings.TrimSuffix(name, ".svg"), pictures, name)
+	}
+	return b.String()
+}
+
+// cellText is the first line of a text, in a form that doesn't end a table's cell.
+func cellText(s string) string {
+	s, _, _ = strings.Cut(strings.TrimSpace(s), "\n")
+	return strings.ReplaceAll(s, "|", "\\|")
+}

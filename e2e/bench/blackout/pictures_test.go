@@ -1,0 +1,92 @@
+package blackout
+
+import (
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nsmigrate/nsmigrate/e2e/bench/openloop"
+)
+
+// someResults have a point of every curve, and a mover that could not be measured.
+func someResults() Results {
+	var r Results
+	for _, p := range picks() {
+		for i, mover := range []string{"nsmigrate tls", "criu"} {
+			c := Cell{Scene: p.Name, Mover: mover, Load: p.Workload}
+			for run := range 3 {
+				gap := float64(10 + run + 20*i)
+				c.Runs = append(c.Runs, Run{
+					Seen:  openloop.Seen{GapMS: gap, WorstGapMS: gap + 1, Alive: p.Connections},
+					Trace: Trace{Phases: []Phase{{"freeze", 3 * time.Millisecond}, {"restore", 4 * time.Millisecond}}, CRIU: CRIU{Frozen: 5 * time.Millisecond}},
+				})
+			}
+			r.Cells = append(r.Cells, c)
+		}
+	}
+	r.Cells = append(r.Cells, Cell{Scene: first, Mover: "runc", Reason: "install: no | here\nmore"})
+	return r
+}
+
+func TestPictures(t *testing.T) {
+	pictures := someResults().Pictures()
+	want := []string{"connections.svg", "distribution.svg", "memory.svg", "phases.svg", "processes.svg", "routes.svg"}
+	if got := slices.Sorted(maps.Keys(pictures)); !slices.Equal(got, want) {
+		t.Errorf("pictures %v, want %v", got, want)
+	}
+	for name, words := range map[string][]string{
+		"phases.svg":      {">freeze<", ">until the answer comes<", ">clients wait 11<"},
+		"connections.svg": {">criu<", ">criu&#39;s own statistics, dump and restore<"},
+	} {
+		for _, word := range words {
+			if !strings.Contains(string(pictures[name]), word) {
+				t.Errorf("%s does not say %q", name, word)
+			}
+		}
+	}
+	if none := (Results{}).Pictures(); len(none) != 0 {
+		t.Errorf("of nothing: %v", none)
+	}
+}
+
+func TestMarkdown(t *testing.T) {
+	got := someResults().Markdown("a machine", "docs/bench")
+	for _, want := range []string{
+		"Measured on a machine.", "| 1 connection | nsmigrate tls | 3 | 11.0 (12.0; 10.0-12.0) |  | all |",
+		"|  | criu | 3 | 31.0 (32.0; 30.0-32.0) | 2.82x", "| not measured: install: no \\| here |", "![phases](docs/bench/phases.svg)",
+	} {
+		if !strings.Contains(got, want) {
+			t.Errorf("there is no %q in\n%s", want, got)
+		}
+	}
+}
+
+// Everything that is measured has a name of its own and somebody who is measured.
+func TestScenes(t *testing.T) {
+	known := map[string]bool{}
+	for _, m := range movers() {
+		known[m.name()] = true
+	}
+	names := map[string]bool{}
+	for _, p := range picks() {
+		if names[p.Name] {
+			t.Errorf("two are called %q", p.Name)
+		}
+		names[p.Name] = true
+		for _, m := range p.movers {
+			if !known[m] {
+				t.Errorf("%s: nobody is called %q", p.Name, m)
+			}
+		}
+	}
+	if got := len(scenes(Options{Quick: true})); got == 0 || got >= len(scenes(Options{})) {
+		t.Errorf("%d scenes are quick", got)
+	}
+	for _, s := range scenes(Options{Rounds: 2}) {
+		if s.Rounds != 2 {
+			t.Errorf("%s: %d rounds", s.Name, s.Rounds)
+		}
+	}
+}
