@@ -49,7 +49,7 @@ demo: deps criu build ## move a live redis between two hosts made of namespaces 
 	@PATH="$(CURDIR)/bin:$$PATH" $(GO) run ./e2e/demo
 
 .PHONY: test
-test: deps criu lint unit fuzz cross e2e vm ## everything: install what is missing, lint, and run all tests (root)
+test: deps criu lint unit fuzz cross corpus e2e vm ## everything: install what is missing, lint, and run all tests (root)
 
 .PHONY: lint
 lint: $(GOFUMPT) $(STATICCHECK) $(GOLANGCI_LINT) ## formatting and static checks
@@ -87,7 +87,7 @@ soak: ## move SEEDS random namespaces and compare, and a service MIGRATIONS time
 	NSMIGRATE_SEEDS=$(SEEDS) $(GO) test -count=1 -timeout 4h -run '^TestRandom$$' ./netstate
 
 .PHONY: corpus
-corpus: ## move the rulesets of nftables' and iptables' own test suites, fetched through apt (root)
+corpus: ## move the rulesets of nftables' and iptables' own tests and examples, as far as apt has their sources (root)
 	NSMIGRATE_CORPUS=1 $(GO) test -count=1 -v -run '^TestCorpus' ./netstate/nftables
 
 .PHONY: cross

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/nsmigrate/nsmigrate/netstate/iptables"
 	"github.com/nsmigrate/nsmigrate/netstate/nftables"
@@ -35,7 +36,9 @@ func source(t *testing.T, name string) string {
 		t.Skipf("no source of %s in %s", name, corpus)
 	}
 	dir := t.TempDir()
-	cmd := exec.Command("bash", "-euo", "pipefail", "-c", aptSource, "bash", dir, name)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "bash", "-euo", "pipefail", "-c", aptSource, "bash", dir, name)
 	cmd.Dir = dir
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Skipf("apt has no source of %s here: %v\n%s", name, err, out)
@@ -58,7 +61,7 @@ const aptSource = `
 		apt-get -q -o Dir::Etc::SourceList=/dev/null -o Dir::Etc::SourceParts="$dir/parts" -o APT::Sandbox::User=root \
 			-o Dir::State::Lists="$dir/lists" -o Dir::Cache="$dir/cache" "$@"
 	}
-	apt update
+	apt -o Acquire::http::Timeout=20 -o Acquire::https::Timeout=20 -o Acquire::Retries=1 update
 	apt source --download-only "$2"
 	dpkg-source --no-check -x ./*.dsc source
 `
@@ -126,6 +129,23 @@ func transfer(t *testing.T, from, to *ns.NS) string {
 	return ""
 }
 
+// TestCorpusExamples moves the examples that nftables installs.
+func TestCorpusExamples(t *testing.T) {
+	if os.Getenv("NSMIGRATE_CORPUS") == "" {
+		t.Skip("NSMIGRATE_CORPUS is not set: make corpus")
+	}
+	needRoot(t, "nft", "ip")
+	files, err := filepath.Glob("/usr/share/doc/nftables/examples/*.nft")
+	if err != nil || len(files) == 0 {
+		t.Skip("nftables came without its documentation")
+	}
+	c := newTally()
+	for _, file := range files {
+		c.file(t, file)
+	}
+	c.report(t, "examples of nftables")
+}
+
 // TestCorpusNFTables moves the dumps of nftables' shell tests.
 func TestCorpusNFTables(t *testing.T) {
 	dir := source(t, "nftables")
@@ -135,30 +155,35 @@ func TestCorpusNFTables(t *testing.T) {
 		if err != nil || filepath.Ext(path) != ".nft" || filepath.Base(filepath.Dir(path)) != "dumps" {
 			return err
 		}
-		c.total++
-		from, to := netns(t), netns(t)
-		defer from.Close()
-		defer to.Close()
-		for _, n := range []*ns.NS{from, to} {
-			run(t, n, "sh", "-ec", "ip link set lo up; for d in d0 dummy0 veth0 eth0 test; do ip link add $d type ifb; ip link set $d up; done")
-		}
-		if out, err := try(from, "", "nft", "-f", path); err != nil {
-			c.fail("refused by nft: " + reason(out))
-			return nil
-		}
-		c.loaded++
-		if why := transfer(t, from, to); why != "" {
-			c.fail("NOT IDENTICAL")
-			t.Errorf("%s: %s", filepath.Base(path), why)
-			return nil
-		}
-		c.same++
+		c.file(t, path)
 		return nil
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.report(t, "nftables")
+	c.report(t, "tests of nftables")
+}
+
+// file moves the ruleset of a file.
+func (c *tally) file(t *testing.T, path string) {
+	c.total++
+	from, to := netns(t), netns(t)
+	defer from.Close()
+	defer to.Close()
+	for _, n := range []*ns.NS{from, to} {
+		run(t, n, "sh", "-ec", "ip link set lo up; for d in d0 dummy0 veth0 eth0 eth1 test wlan0; do ip link add $d type ifb; ip link set $d up; done")
+	}
+	if out, err := try(from, "", "nft", "-f", path); err != nil {
+		c.fail("refused by nft: " + reason(out))
+		return
+	}
+	c.loaded++
+	if why := transfer(t, from, to); why != "" {
+		c.fail("NOT IDENTICAL")
+		t.Errorf("%s: %s", filepath.Base(path), why)
+		return
+	}
+	c.same++
 }
 
 // reason shortens what a tool says of a ruleset to what several rulesets have in common.
