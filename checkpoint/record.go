@@ -14,7 +14,6 @@ import (
 	"github.com/nsmigrate/nsmigrate/checkpoint/lock"
 	"github.com/nsmigrate/nsmigrate/checkpoint/proc"
 	"github.com/nsmigrate/nsmigrate/checkpoint/sidecar"
-	"github.com/nsmigrate/nsmigrate/checkpoint/sockets"
 	"github.com/nsmigrate/nsmigrate/netstate"
 	"github.com/nsmigrate/nsmigrate/netstate/ns"
 )
@@ -179,42 +178,42 @@ func (r *Record) Resume(ctx context.Context) error {
 	if err := r.awaitCRIU(ctx); err != nil {
 		return err
 	}
-	groups, err := proc.Default.Trees(r.Inode)
+	ts, err := r.trees()
 	if err != nil {
 		return err
 	}
-	var ts trees
-	for i, root := range r.Roots {
-		at := slices.IndexFunc(groups, func(t proc.Tree) bool { return t.Root().PID == root.PID })
-		if at >= 0 && proc.Default.Alive(root) {
-			ts = append(ts, &tree{index: i, facts: &Tree{HostRoot: root.PID}, live: &groups[at]})
-		}
-	}
-	var errs []error
-	for _, t := range ts {
-		errs = append(errs, t.mend(r.Sockets), r.reconnect(t))
-	}
-	errs = append(errs, lock.Drop(n))
-	for _, t := range ts {
-		for _, pid := range t.live.PIDs() {
-			if id, err := proc.Default.Ident(pid); err == nil && !slices.Contains(r.Stopped, id) && stopped(pid) {
-				unix.Kill(pid, unix.SIGCONT) //nolint:errcheck // gone
-			}
-		}
-	}
+	_, stuck := ts.putBack(r.Sockets, func() error { return lock.Drop(n) })
 	r.wakeParents()
-	return errors.Join(append(errs, os.RemoveAll(r.Scratch))...)
+	return errors.Join(stuck, os.RemoveAll(r.Scratch))
 }
 
-// reconnect connects the datagram sockets of a tree to their peers again.
-func (r *Record) reconnect(t *tree) error {
-	var errs []error
-	for _, d := range r.Datagrams {
-		if d.Tree == t.index {
-			errs = append(errs, sockets.Redirect(t.pid(d.PID), d.FD, d.Path))
-		}
+// trees are those that are still there.
+func (r *Record) trees() (trees, error) {
+	live, err := proc.Default.Trees(r.Inode)
+	if err != nil {
+		return nil, err
 	}
-	return errors.Join(errs...)
+	var ts trees
+	for i, root := range r.Roots {
+		at := slices.IndexFunc(live, func(t proc.Tree) bool { return t.Root().PID == root.PID })
+		if at < 0 || !proc.Default.Alive(root) {
+			continue
+		}
+		t := &tree{index: i, facts: &Tree{HostRoot: root.PID}, live: &live[at], orphan: true}
+		for _, d := range r.Datagrams {
+			if d.Tree == i {
+				t.facts.Externals = append(t.facts.Externals, External{Kind: KindDatagram, Path: d.Path, FDs: []FD{{PID: d.PID, FD: d.FD}}})
+			}
+		}
+		for j := range t.live.Processes {
+			p := &t.live.Processes[j]
+			if id, err := proc.Default.Ident(p.PID); err == nil && slices.Contains(r.Stopped, id) {
+				t.facts.Stopped = append(t.facts.Stopped, proc.Own(p.NSpid))
+			}
+		}
+		ts = append(ts, t)
+	}
+	return ts, nil
 }
 
 func (r *Record) wakeParents() {

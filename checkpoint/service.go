@@ -375,15 +375,11 @@ func (s *Service) Keep() error { return s.lock.Keep() }
 func (s *Service) Resume(cause error) *FailedError {
 	failed := &FailedError{Phase: s.clock.Current(), Err: cause}
 	s.clock.Phase("roll back", true)
-	if err := s.trees.redirect(true); err != nil {
-		failed.Err = errors.Join(failed.Err, err) // the peer is gone: the service finds out as if nothing had happened
+	unlock := func() error { return errors.Join(s.lock.Release(), s.lock.ReleaseNew()) }
+	lost, stuck := s.trees.putBack(s.car, unlock)
+	if failed.Stuck = stuck; lost != nil {
+		failed.Err = errors.Join(failed.Err, lost)
 	}
-	failed.Stuck = errors.Join(
-		s.trees.resume(s.car), // mute: what it sends at once would be lost with its acknowledgements otherwise
-		s.lock.Release(),
-		s.lock.ReleaseNew(),
-	)
-	s.trees.goOn()
 	failed.Log = KeepLogs(filepath.Join(s.scratch, "logs"), "dump", cause)
 	return failed
 }

@@ -3,6 +3,7 @@ package checkpoint
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -88,6 +89,17 @@ func (t *tree) stop() error {
 		}
 		if len(done) == before {
 			return nil
+		}
+	}
+}
+
+// findStopped looks which processes are stopped that their user did not stop.
+func (t *tree) findStopped() {
+	t.stopped = nil
+	for i := range t.live.Processes {
+		p := &t.live.Processes[i]
+		if stopped(p.PID) && !slices.Contains(t.facts.Stopped, proc.Own(p.NSpid)) {
+			t.stopped = append(t.stopped, p.PID)
 		}
 	}
 }

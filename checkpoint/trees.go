@@ -37,6 +37,7 @@ type tree struct {
 	contexts  *ptrace.Contexts   // of the stopped threads
 	stopped   []int              // processes, as the host sees them, that a SIGSTOP of ours keeps from running
 	parentRan bool               // the root's parent was not stopped itself before
+	orphan    bool               // its criu has died with the process that started it
 }
 
 // startCRIU starts a criu for every tree, in the place that the tree needs, with its images below dir and
@@ -235,6 +236,16 @@ func (t *tree) letGo() error {
 	return t.keeper.Close()
 }
 
+// putBack has frozen trees go on as they were, and unlocks their network. lost says whose peer outside is gone, which the
+// service finds out as if nothing had happened.
+func (ts trees) putBack(car *sidecar.Sidecar, unlock func() error) (lost, stuck error) {
+	lost = ts.redirect(true)
+	// Mute until then: what it sends at once would be lost with its acknowledgements otherwise.
+	stuck = errors.Join(ts.resume(car), unlock())
+	ts.goOn()
+	return lost, stuck
+}
+
 // resume rolls every dump back: the trees are as they were, but still stopped. The network must still be locked; it
 // may be unlocked afterwards.
 func (ts trees) resume(car *sidecar.Sidecar) error {
@@ -248,6 +259,10 @@ func (ts trees) resume(car *sidecar.Sidecar) error {
 }
 
 func (t *tree) resume(car *sidecar.Sidecar) error {
+	if t.orphan {
+		defer t.findStopped()
+		return t.mend(car)
+	}
 	if t.session == nil {
 		return nil
 	}
