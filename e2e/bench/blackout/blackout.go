@@ -18,8 +18,10 @@ type Options struct {
 
 // Results is everything that was measured.
 type Results struct {
-	Cells []Cell        `json:"cells"`
-	Took  time.Duration `json:"took"`
+	Cells      []Cell        `json:"cells"`
+	Throughput []Throughput  `json:"throughput,omitempty"`
+	Snapshots  []Snapshot    `json:"snapshots,omitempty"`
+	Took       time.Duration `json:"took"`
 }
 
 // Takes says about how long [Measure] takes on a machine of two cores that does nothing else.
@@ -39,13 +41,15 @@ func Takes(o Options) time.Duration {
 			total += time.Duration(s.Rounds) * one
 		}
 	}
-	return total
+	const flows, files = 4, 4
+	total += time.Duration(o.rounds(throughputName, 3)) * flows * (iperfAll + time.Second)
+	return total + time.Duration(o.rounds(snapshotsName, 3))*files*8*time.Second
 }
 
 // Measure runs all scenes.
 func Measure(ctx context.Context, o Options) (r Results, err error) {
 	chosen := scenes(o)
-	if len(chosen) == 0 {
+	if len(chosen) == 0 && o.rounds(throughputName, 1) == 0 && o.rounds(snapshotsName, 1) == 0 {
 		return r, nil
 	}
 	begin := time.Now()
@@ -65,5 +69,36 @@ func Measure(ctx context.Context, o Options) (r Results, err error) {
 			return r, err
 		}
 	}
-	return r, nil
+	if rounds := o.rounds(throughputName, 3); rounds > 0 {
+		start := time.Now()
+		r.Throughput = b.throughput(ctx, rounds)
+		o.Done(throughputName, time.Since(start))
+	}
+	if rounds := o.rounds(snapshotsName, 3); rounds > 0 {
+		start := time.Now()
+		r.Snapshots = b.snapshots(ctx, rounds)
+		o.Done(snapshotsName, time.Since(start))
+	}
+	return r, ctx.Err()
+}
+
+// rounds is how many a part has that is measured at length only.
+func (o Options) rounds(name string, rounds int) int {
+	switch {
+	case o.Quick, o.Only != nil && !o.Only.MatchString(name):
+		return 0
+	case o.Rounds > 0:
+		return min(rounds, o.Rounds)
+	}
+	return rounds
+}
+
+// reference is the mover that others are compared with, ready to move.
+func (b *bench) reference(ctx context.Context) (mover, error) {
+	for _, m := range b.movers {
+		if m.name() == reference {
+			return m, b.install(ctx, m)
+		}
+	}
+	return nil, errors.New("nobody is called " + reference)
 }

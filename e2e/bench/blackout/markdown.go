@@ -45,7 +45,10 @@ func (r Results) Markdown(machine, pictures string) string {
 		fmt.Fprintf(&b, "| %s | %s | %d | %s (%s; %s-%s) | %s | %s |\n", scene, c.Mover, len(c.Runs),
 			number(gap.median()), number(gap.at(0.99)), number(gap.min()), number(gap.max()), shorter, fate)
 	}
-	b.WriteString("\nThe longest wait is of the worst connection in each move.\n")
+	b.WriteString("\nThe longest wait is that of the worst connection in each move.\n")
+	for _, t := range r.moreTables() {
+		b.WriteString("\n" + t.markdown())
+	}
 	for _, name := range slices.Sorted(maps.Keys(r.Pictures())) {
 		fmt.Fprintf(&b, "\n![%s](%s/%s)\n", strings.TrimSuffix(name, ".svg"), pictures, name)
 	}

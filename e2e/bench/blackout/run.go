@@ -127,15 +127,23 @@ func (s Scene) wants(name string) bool {
 // heavy workloads do not live beside others.
 func (c Cell) heavy() bool { return c.Load.MemoryMB > 256 || c.Load.Connections > 2000 }
 
-// begin brings up a service and its client, which is left paused.
-func (b *bench) begin(ctx context.Context, m mover, load Workload) (*service, error) {
+// install makes a mover ready, once.
+func (b *bench) install(ctx context.Context, m mover) error {
 	err, ok := b.installed[m]
 	if !ok {
 		err = m.install(ctx, b.world)
 		b.installed[m] = err
 	}
 	if err != nil {
-		return nil, fmt.Errorf("install: %w", err)
+		return fmt.Errorf("install: %w", err)
+	}
+	return nil
+}
+
+// begin brings up a service and its client, which is left paused.
+func (b *bench) begin(ctx context.Context, m mover, load Workload) (*service, error) {
+	if err := b.install(ctx, m); err != nil {
+		return nil, err
 	}
 	s := b.newService(load)
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
@@ -152,7 +160,7 @@ func (b *bench) begin(ctx context.Context, m mover, load Workload) (*service, er
 	if err := b.connect(ctx, s); err != nil {
 		return s, fmt.Errorf("start: %w", err)
 	}
-	_, err = s.client.Order(ctx, openloop.Pause)
+	_, err := s.client.Order(ctx, openloop.Pause)
 	return s, err
 }
 

@@ -13,9 +13,21 @@ const reference = "nsmigrate tls"
 
 // Print writes the tables.
 func (r Results) Print(out io.Writer) {
-	if len(r.Cells) == 0 {
-		return
+	if len(r.Cells) > 0 {
+		r.printGaps(out)
+		r.printPhases(out)
 	}
+	for _, t := range r.moreTables() {
+		fmt.Fprintln(out)
+		w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+		for _, row := range append([][]string{t.head}, t.rows...) {
+			fmt.Fprintln(w, strings.Join(row, "\t"))
+		}
+		w.Flush()
+	}
+}
+
+func (r Results) printGaps(out io.Writer) {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "moved with\truns\tgap p50\tp99\tmin\tmax ms\tworst conn.\tp99\tnsmigrate is shorter\tsurvived\tRST\t")
 	for i, c := range r.Cells {
@@ -29,7 +41,6 @@ func (r Results) Print(out io.Writer) {
 millisecond, in one move; of "worst conn." it is the gap of the connection where it is longest. Medians of all runs, and
 the ratio of medians (with those of the quartiles).
 `)
-	r.printPhases(out)
 }
 
 // row is what a table says of a cell.
