@@ -228,15 +228,14 @@ func (u *ui) showMigration(r *migrateRequest, m *migration) error {
 	if m.Outcome == handover.Checked {
 		fmt.Fprintf(&b, "%s can be migrated to %s; nothing was changed\n", r.spec, r.link.To)
 	} else {
-		pids := "the network alone"
-		if m.Destination != nil && len(m.Destination.PIDs) > 0 {
-			pids = "process " + strings.Trim(strings.Join(strings.Fields(fmt.Sprint(m.Destination.PIDs)), ", "), "[]")
+		name, what := r.spec.String(), "" // a destination that could not be heard tells nothing
+		if d := m.Destination; d != nil {
+			name, what = cmp.Or(d.NetNS, name), "the network alone, "
+			if len(d.PIDs) > 0 {
+				what = "process " + strings.Trim(strings.Join(strings.Fields(fmt.Sprint(d.PIDs)), ", "), "[]") + ", "
+			}
 		}
-		name := r.spec.String()
-		if m.Destination != nil {
-			name = cmp.Or(m.Destination.NetNS, name)
-		}
-		fmt.Fprintf(&b, "migrated %s to %s: %s, %s sent, stood still for %s\n", name, r.link.To, pids, checkpoint.Size(m.Stream.WireSent), span(m.Blackout))
+		fmt.Fprintf(&b, "migrated %s to %s: %s%s sent, stood still for %s\n", name, r.link.To, what, checkpoint.Size(m.Stream.WireSent), span(m.Blackout))
 	}
 	showFiles(&b, m.Files, m.Outcome == handover.Moved, r.stats || r.handover.DryRun)
 	if r.stats {

@@ -213,18 +213,31 @@ func recoverOne(ctx context.Context, dir journal.Dir, id string, role journal.Ro
 	return r, err
 }
 
-// insist is recoverOne with a person's word: it waits for a process that works on the migration, which perhaps asks the
-// other host in vain, to let go of it.
+// insist is recoverOne with a person's word. A process that works on the migration, which perhaps asks the other host in
+// vain, gets the word, or is waited for to let go of it.
 func insist(ctx context.Context, dir journal.Dir, id string, role journal.Role, o recoverOptions) (recovered, error) {
 	const pause = 50 * time.Millisecond // shorter than that of a guard
 	patience, cancel := context.WithTimeout(ctx, o.askFor)
 	defer cancel()
+	word := o.force
+	request, err := dir.Request(id, role, string(word))
+	if err == nil {
+		defer request.Close()
+	}
 	for {
-		r, err := recoverOne(ctx, dir, id, role, o)
-		if errors.Is(err, fs.ErrNotExist) {
-			err = journal.ErrFinished // meanwhile
+		taken := request.Taken()
+		if taken {
+			o.force = handover.ForceNothing // the journal has it, if that process should die of it
 		}
-		if !errors.Is(err, journal.ErrBusy) {
+		r, err := recoverOne(ctx, dir, id, role, o)
+		switch {
+		case errors.Is(err, fs.ErrNotExist) && request.Taken():
+			r = recovered{ID: id, Role: role}
+			r.handedOver(map[handover.Force]handover.Outcome{handover.ForceLive: handover.Moved, handover.ForceAbort: handover.Stayed}[word])
+			return r, nil
+		case errors.Is(err, fs.ErrNotExist):
+			return r, journal.ErrFinished // meanwhile
+		case !errors.Is(err, journal.ErrBusy) && taken == request.Taken():
 			return r, err
 		}
 		select {
@@ -253,6 +266,9 @@ func (u *ui) recover(ctx context.Context, dir journal.Dir, id string, o recoverO
 		r, err := recoverIt(ctx, dir, c.ID, c.Role, o)
 		if errors.Is(err, journal.ErrFinished) {
 			continue
+		}
+		if a, about := aboutOf(c.Data); about == nil {
+			r.Service = cmp.Or(r.Service, a.Service)
 		}
 		if err != nil {
 			r.ID, r.Role, r.Error = c.ID, c.Role, err.Error()

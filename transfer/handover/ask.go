@@ -17,8 +17,46 @@ const (
 	askMost  = 5 * time.Second
 )
 
-// ask asks the destination what became of the migration until it knows, or for as long as is allowed. Errors:
-// *InDoubtError.
+// listenFor is how often it is looked whether a person has decided.
+const listenFor = 50 * time.Millisecond
+
+// errDecided says that a person has decided where the service lives.
+var errDecided = errors.New("a person has decided where the service lives")
+
+// heed returns a context that ends when a person says where the service lives ([Insist]).
+func (s *sender) heed(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	log := s.log
+	go func() {
+		for ctx.Err() == nil {
+			if word := Force(log.Requested()); word.event() != "" {
+				cancel(errDecided)
+			}
+			select {
+			case <-time.After(listenFor):
+			case <-ctx.Done():
+			}
+		}
+	}()
+	return ctx, func() { cancel(nil) }
+}
+
+// obey does what a person said, if one did: it is the next thing to happen.
+func (s *sender) obey() bool {
+	word := Force(s.log.Requested())
+	e := word.event()
+	if _, ok := find(protocol(), s.role, s.state, e); !ok || s.log.Take(string(word)) != nil {
+		return false
+	}
+	s.learnt = e
+	if s.cause == nil {
+		s.cause = errDecided
+	}
+	return true
+}
+
+// ask asks the destination what became of the migration until it knows, or a person does, or for as long as is allowed.
+// Errors: *InDoubtError.
 func (s *sender) ask(ctx context.Context) error {
 	s.clock.Phase("ask", true)
 	if s.line != nil { // so that the destination notices, too
@@ -33,6 +71,8 @@ func (s *sender) ask(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, cmp.Or(s.opts.AskFor, defaultAskFor))
 	defer cancel()
+	ctx, deaf := s.heed(ctx)
+	defer deaf()
 	for pause := askFirst; ; pause = min(2*pause, askMost) {
 		answer, err := s.query(ctx)
 		switch {
@@ -57,6 +97,9 @@ func (s *sender) ask(ctx context.Context) error {
 		select {
 		case <-time.After(pause):
 		case <-ctx.Done():
+			if s.obey() {
+				return nil
+			}
 			return doubt
 		}
 	}

@@ -1,6 +1,7 @@
 package handover
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -20,17 +21,23 @@ const (
 	ForceAbort   Force = "abort" // it does not, and never will
 )
 
+// event returns what a person's word means, "" if nothing.
+func (f Force) event() event {
+	switch f {
+	case ForceLive:
+		return onForceLive
+	case ForceAbort:
+		return onForceAbort
+	}
+	return ""
+}
+
 // recovery returns what happened to a journal that was left behind.
 func recovery(p *party, f Force) (event, error) {
-	e := onOrphaned
-	switch {
-	case p.log.Rebooted():
+	if p.log.Rebooted() {
 		return onRebooted, nil // then nothing is left to be decided
-	case f == ForceLive:
-		e = onForceLive
-	case f == ForceAbort:
-		e = onForceAbort
 	}
+	e := cmp.Or(f.event(), onOrphaned)
 	if _, ok := find(protocol(), p.role, p.state, e); !ok {
 		return "", fmt.Errorf("migration %s is %s on its %s, and --force-%s makes no sense of that: recover it without",
 			p.id, p.state, p.role, f)

@@ -130,6 +130,8 @@ func (s *sender) awaitRunning(ctx context.Context) (err error) {
 	most := cmp.Or(s.opts.AskFor, defaultAskFor)
 	ctx, cancel := context.WithTimeoutCause(ctx, most, fmt.Errorf("the service is not live within %v", most))
 	defer cancel()
+	ctx, deaf := s.heed(ctx)
+	defer deaf()
 	s.running, err = s.expect(ctx, msgRunning)
 	return err
 }
