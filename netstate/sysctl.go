@@ -426,12 +426,22 @@ func sysctlGroup(p string) int {
 // sortSysctls puts writes in order, and leaves the order of those for which it does not matter.
 func sortSysctls(list []Sysctl) []Sysctl {
 	const groups, ranks = 4, 3
-	var parts [groups * ranks][]Sysctl
-	for _, c := range list {
-		i := sysctlGroup(c.Path)*ranks + sysctlRank(c.Path)
-		parts[i] = append(parts[i], c)
+	var sizes [groups * ranks]int
+	places := make([]uint8, len(list)) // of a thousand links there are a hundred thousand
+	for i, c := range list {
+		places[i] = uint8(sysctlGroup(c.Path)*ranks + sysctlRank(c.Path))
+		sizes[places[i]]++
 	}
-	return slices.Concat(parts[:]...)
+	var next [groups * ranks]int
+	for i := 1; i < len(next); i++ {
+		next[i] = next[i-1] + sizes[i-1]
+	}
+	sorted := make([]Sysctl, len(list))
+	for i, c := range list {
+		sorted[next[places[i]]] = c
+		next[places[i]]++
+	}
+	return sorted
 }
 
 // namespaceSysctls returns the writes that are not a device's, in order.
@@ -460,9 +470,10 @@ func (s *State) deviceSysctls(devices []string, names ...string) []Sysctl {
 			continue
 		}
 		for _, dir := range perDevice() {
-			as := strings.Replace(c.Path, "/default/", "/x/", 1)
-			if strings.HasPrefix(c.Path, dir+"/default/") && sysctlCarried(as) && !isLinkMTU(as) {
-				defaults[dir] = append(defaults[dir], c)
+			if name, ok := strings.CutPrefix(c.Path, dir+"/default/"); ok {
+				if as := dir + "/x/" + name; sysctlCarried(as) && !isLinkMTU(as) {
+					defaults[dir] = append(defaults[dir], c)
+				}
 			}
 		}
 		if present[sysctlDevice(c.Path)] {
@@ -470,11 +481,15 @@ func (s *State) deviceSysctls(devices []string, names ...string) []Sysctl {
 			list = append(list, c)
 		}
 	}
+	more := 0
+	for _, of := range defaults {
+		more += len(of)
+	}
+	list = slices.Grow(list, more*len(devices))
 	for _, dev := range devices {
 		for _, dir := range perDevice() {
 			for _, c := range defaults[dir] {
-				p := dir + "/" + dev + "/" + path.Base(c.Path)
-				if !own[p] {
+				if p := dir + "/" + dev + "/" + path.Base(c.Path); !own[p] {
 					list = append(list, Sysctl{Path: p, Value: c.Value, Fresh: true})
 				}
 			}
