@@ -19,8 +19,16 @@ func Apply(ctx context.Context, n *ns.NS, plan []rawnl.Message) error {
 	if err != nil {
 		return fmt.Errorf("apply ipset: %w", err)
 	}
-	if err := rawnl.Replay(ctx, n, unix.NETLINK_NETFILTER, plan, Describe); err != nil {
+	if len(plan) == 0 {
+		return nil
+	}
+	c, err := rawnl.Dial(n, unix.NETLINK_NETFILTER)
+	if err != nil {
 		return fmt.Errorf("apply ipset: %w", err)
+	}
+	defer c.Close()
+	if err := c.Apply(ctx, plan); err != nil {
+		return fmt.Errorf("apply ipset: %w", rawnl.Named(worded(err, plan), plan, Describe))
 	}
 	return nil
 }

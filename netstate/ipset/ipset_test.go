@@ -176,17 +176,32 @@ func TestReplay(t *testing.T) {
 	}
 }
 
-// TestRefusal: the error says which set the kernel refused.
+// TestRefusal: the error says which set or element the kernel refused, and why.
 func TestRefusal(t *testing.T) {
 	nstest.NeedRoot(t, "ipset")
-	source := nstest.New(t)
-	nstest.Run(t, source, "ipset create a hash:ip; ipset add a 10.0.0.1")
-	plan, err := ipset.Plan(capture(t, source))
-	if err != nil {
-		t.Fatal(err)
+	planOf := func(sets string) (n *ns.NS, plan []rawnl.Message) {
+		n = nstest.New(t)
+		nstest.Run(t, n, sets)
+		plan, err := ipset.Plan(capture(t, n))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n, plan
 	}
-	if err := ipset.Apply(t.Context(), source, plan); err == nil || !strings.Contains(err.Error(), "create a hash:ip") {
-		t.Errorf("got %v", err)
+	there, same := planOf("ipset create a hash:ip; ipset add a 10.0.0.1")
+	_, small := planOf("ipset create a hash:ip maxelem 2")
+	_, large := planOf("ipset create a hash:ip; ipset add a 10.0.0.1; ipset add a 10.0.0.2; ipset add a 10.0.0.3")
+	for _, c := range []struct {
+		n          *ns.NS
+		plan       []rawnl.Message
+		what, want string
+	}{
+		{there, same, "create a hash:ip", "file exists"},
+		{nstest.New(t), append(small, large[1:]...), "add a: 3 elements", ": the set is full"},
+	} {
+		if err := ipset.Apply(t.Context(), c.n, c.plan); err == nil || !strings.Contains(err.Error(), c.what) || !strings.HasSuffix(err.Error(), c.want) {
+			t.Errorf("got %v, want %s ... %s", err, c.what, c.want)
+		}
 	}
 }
 

@@ -112,11 +112,17 @@ type Error struct {
 }
 
 func (e *Error) Error() string {
-	if e.Message == "" {
+	switch {
+	case e.Message == "":
 		return e.Errno.Error()
+	case e.Errno > errnoMax:
+		return e.Message
 	}
 	return fmt.Sprintf("%s (%s)", e.Message, e.Errno.Error())
 }
+
+// errnoMax is the kernel's MAX_ERRNO. Numbers beyond it are a subsystem's own, and have no name.
+const errnoMax unix.Errno = 4095
 
 // Unwrap makes errors.Is(err, unix.EEXIST) and the like work.
 func (e *Error) Unwrap() error { return e.Errno }
