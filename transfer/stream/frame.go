@@ -8,11 +8,13 @@ import (
 	"math"
 	"strings"
 	"time"
+
+	"github.com/zeebo/xxh3"
 )
 
 // The version of the protocol that this package speaks.
 const (
-	Major = 1
+	Major = 2
 	Minor = 0
 )
 
@@ -50,6 +52,11 @@ const (
 	zipped byte = 1
 	sparse byte = 2
 )
+
+// digest of the data of a frame.
+type digest [16]byte
+
+func digestOf(data []byte) digest { return xxh3.Hash128(data).Bytes() }
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 

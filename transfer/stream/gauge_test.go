@@ -87,3 +87,30 @@ func TestGaugeColdEncoder(t *testing.T) {
 		t.Errorf("zstd of a fifth at %.0f MB/s is not used on a link that wasn't measured", 1e-6/g.cost)
 	}
 }
+
+// What the stream really makes decides: cores that are busy make zstd slow for everybody.
+func TestGaugeFaster(t *testing.T) {
+	g := newGauge(2)
+	g.packed(frameSize, frameSize/5, time.Millisecond)
+	now := time.Unix(0, 0)
+	stream := func(frames int, plain, zstd time.Duration) (zipped int) {
+		for range frames {
+			way := g.try()
+			now = now.Add(plain)
+			if way {
+				now = now.Add(zstd - plain)
+				zipped++
+			}
+			g.passed(frameSize, way, now)
+		}
+		return zipped
+	}
+	trials := settle + trial
+	if n := stream(100, time.Millisecond, 4*time.Millisecond); n > trials+100/probeEvery+1 {
+		t.Errorf("%d of 100 frames went through zstd, which was four times slower", n)
+	}
+	stream(2*trialEvery, 4*time.Millisecond, time.Millisecond) // which is found out with the next trial
+	if n := stream(100, 4*time.Millisecond, time.Millisecond); n < 100-trials {
+		t.Errorf("%d of 100 frames went through zstd, which was four times faster", n)
+	}
+}

@@ -346,7 +346,7 @@ func TestGreeting(t *testing.T) {
 		"Welcome to Debian!\n": `the other side is not nsmigrate: it began with "Welcome to Debian!\n"`,
 		"ns":                   `the other side is not nsmigrate: it began with "ns"`,
 		"":                     "the other side ended before it said anything",
-		string(other):          "the other side speaks version 9.0 of the protocol, this one speaks 1.0",
+		string(other):          "the other side speaks version 9.0 of the protocol, this one speaks 2.0",
 		magic + "\x00":         "the connection ended in the middle: in the greeting",
 	} {
 		_, err := hear([]byte(wire), Options{})

@@ -2,7 +2,6 @@ package stream
 
 import (
 	"bytes"
-	"crypto/sha256"
 	"fmt"
 	"math"
 	"runtime"
@@ -41,7 +40,8 @@ type outFrame struct {
 	buf      []byte
 	spare    []byte // what zstd writes to
 	n        int    // bytes of data in buf
-	digest   [sha256.Size]byte
+	tried    bool   // it went through zstd
+	digest   digest
 	reuse    bool
 }
 
@@ -110,10 +110,11 @@ func (p *packer) pack(f *outFrame) error {
 			<-p.workers
 			f.ready <- struct{}{}
 		}()
-		f.unpacked = f.n
-		f.digest = sha256.Sum256(f.data())
+		f.unpacked, f.tried = f.n, false
+		f.digest = digestOf(f.data())
 		bitmap, used := pages(f.data())
 		if used > 0 && (p.mode == Zstd || p.mode == Auto && f.n >= pageSize && p.gauge.try()) {
+			f.tried = true
 			start := time.Now()
 			f.spare = encoder.EncodeAll(f.data(), append(f.spare[:0], make([]byte, headerSize)...))
 			size := len(f.spare) - headerSize
@@ -193,7 +194,11 @@ const (
 	presumedRate = 125e6 // bytes a second of a link that wasn't measured: a gigabit
 	windowBytes  = 256 << 10
 	windows      = 8
-	probeEvery   = 32   // frames; what the data is like changes
+	probeEvery   = 32  // frames; what the data is like changes
+	settle       = 3   // frames until what is in the buffers is gone that was packed otherwise
+	trial        = 5   // frames that tell how fast the stream is
+	trialEvery   = 512 // frames; what else the cores have to do changes
+	pause        = 100 * time.Millisecond
 	gain         = 1.1  // how much faster the stream must become
 	smoothing    = 0.25 // weight of a new measurement
 )
@@ -207,9 +212,21 @@ type gauge struct {
 	tried   int     // bytes that went through zstd: less than a frame say little, and a new encoder is slow
 	since   int     // frames since zstd was tried
 
+	speed [2]float64 // bytes a second that the stream made without zstd and with it; 0 is not known
+	left  int        // frames until it is found out anew
+	run   run
+
 	rates  []float64 // bytes a second on the wire in the last windows
 	bytes  int       // in this window
 	waited time.Duration
+}
+
+// run is frames that were packed in the same way, one after the other.
+type run struct {
+	zstd       bool
+	frames     int
+	bytes      int // in those that count
+	begin, end time.Time
 }
 
 func newGauge(workers int) *gauge { return &gauge{workers: float64(workers)} }
@@ -219,11 +236,55 @@ func (g *gauge) try() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.since++
-	if g.tried < frameSize || g.since >= probeEvery || g.pays() {
+	if g.tried < frameSize || g.since >= probeEvery || g.pays() && g.faster() {
 		g.since = 0
 		return true
 	}
 	return false
+}
+
+// faster compares what the stream made with zstd and without: the cores that zstd would need may have something else to
+// do, such as to receive this stream.
+func (g *gauge) faster() bool {
+	switch {
+	case g.speed[1] == 0:
+		return true
+	case g.speed[0] == 0:
+		return false
+	}
+	if g.left--; g.left <= 0 {
+		g.left = trialEvery
+		g.speed = [2]float64{}
+		return true
+	}
+	return g.speed[1] > gain*g.speed[0]
+}
+
+// passed takes note of a full frame that was written, at the given time.
+func (g *gauge) passed(n int, zstd bool, now time.Time) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	r := &g.run
+	if zstd != r.zstd || now.Sub(r.end) > pause {
+		*r = run{zstd: zstd}
+	}
+	r.end = now
+	if r.frames++; r.frames <= settle {
+		r.begin = now
+		return
+	}
+	if r.bytes += n; r.frames < settle+trial {
+		return
+	}
+	way := 0
+	if zstd {
+		way = 1
+	}
+	if g.speed[way] == 0 {
+		g.left = trialEvery
+	}
+	g.speed[way] = float64(r.bytes) / max(now.Sub(r.begin).Seconds(), 1e-9)
+	*r = run{zstd: zstd, frames: settle, begin: now, end: now}
 }
 
 // pays compares the rates of the stream with and without zstd: the slower of packing and of the link decides.

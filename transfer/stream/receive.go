@@ -51,7 +51,7 @@ type inFrame struct {
 	header  header
 	payload []byte // as it came
 	data    []byte // of a data frame, unpacked
-	digest  [sha256.Size]byte
+	digest  digest
 	in, buf []byte // memory for the payload and for the data of data frames
 	ready   chan struct{}
 	err     error // why no other frame follows; or why this one's data is no good
@@ -404,7 +404,7 @@ func (c *Conn) readData(f *inFrame) error {
 	go func() {
 		defer close(f.ready)
 		f.err = f.unpack(decoder)
-		f.digest = sha256.Sum256(f.data)
+		f.digest = digestOf(f.data)
 	}()
 	return nil
 }

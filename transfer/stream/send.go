@@ -291,6 +291,9 @@ func (c *Conn) writeLoop() {
 		if f.kind == kindData && len(f.wire) > smallFrame {
 			c.packer.gauge.written(len(f.wire), time.Since(start))
 		}
+		if f.kind == kindData && f.n == frameSize {
+			c.packer.gauge.passed(f.n, f.tried, time.Now())
+		}
 		if f.reuse {
 			c.free <- f
 		}
