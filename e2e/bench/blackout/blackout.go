@@ -28,22 +28,24 @@ type Results struct {
 func Takes(o Options) time.Duration {
 	var total time.Duration
 	for _, s := range scenes(o) {
-		movers := s.Movers
-		if movers == nil {
-			movers = []string{"nsmigrate tls", "nsmigrate ssh", "nsmigrate unix", alone, "runc", "podman"}
-		}
-		for _, m := range movers {
-			one := 2 * time.Second
-			if m == "podman" {
-				one = 4 * time.Second
+		names := s.Movers
+		if names == nil {
+			for _, m := range movers() {
+				names = append(names, m.name())
 			}
-			one += time.Duration(s.Connections)*time.Millisecond + time.Duration(s.MemoryMB)*6*time.Millisecond + time.Duration(s.Idle)*10*time.Millisecond
+		}
+		for _, m := range names {
+			one := 1700 * time.Millisecond
+			if m == "podman" {
+				one = 3 * time.Second
+			}
+			one += time.Duration(s.Connections)*time.Millisecond + time.Duration(s.MemoryMB)*4*time.Millisecond + time.Duration(s.Idle)*10*time.Millisecond
 			total += time.Duration(s.Rounds) * one
 		}
 	}
 	const flows, files = 4, 4
-	total += time.Duration(o.rounds(throughputName, 3)) * flows * (iperfAll + time.Second)
-	return total + time.Duration(o.rounds(snapshotsName, 3))*files*8*time.Second
+	total += time.Duration(o.rounds(throughputName, 2)) * flows * (iperfAll + time.Second)
+	return total + time.Duration(o.rounds(snapshotsName, 2))*files*6*time.Second
 }
 
 // Measure runs all scenes.
@@ -69,12 +71,12 @@ func Measure(ctx context.Context, o Options) (r Results, err error) {
 			return r, err
 		}
 	}
-	if rounds := o.rounds(throughputName, 3); rounds > 0 {
+	if rounds := o.rounds(throughputName, 2); rounds > 0 {
 		start := time.Now()
 		r.Throughput = b.throughput(ctx, rounds)
 		o.Done(throughputName, time.Since(start))
 	}
-	if rounds := o.rounds(snapshotsName, 3); rounds > 0 {
+	if rounds := o.rounds(snapshotsName, 2); rounds > 0 {
 		start := time.Now()
 		r.Snapshots = b.snapshots(ctx, rounds)
 		o.Done(snapshotsName, time.Since(start))

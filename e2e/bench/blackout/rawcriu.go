@@ -18,11 +18,44 @@ import (
 // rawCRIU is CRIU by hand, at its best: images in memory, copied from memory to memory without a network in between, into
 // a namespace that was built and plugged in before. It is not safe: nobody looks whether the other host can take the
 // service, and if anything fails the service is gone.
-type rawCRIU struct{}
+type rawCRIU struct {
+	// ownLock mutes the namespaces with a table of our own, by a script that CRIU calls, instead of CRIU's way.
+	ownLock bool
+}
 
-func (m *rawCRIU) name() string { return alone }
+func (m *rawCRIU) name() string {
+	if m.ownLock {
+		return "criu, own lock"
+	}
+	return alone
+}
 
-func (m *rawCRIU) install(context.Context, *world) error { return nil }
+func (m *rawCRIU) install(_ context.Context, w *world) error {
+	if !m.ownLock {
+		return nil
+	}
+	return errors.Join(
+		os.WriteFile(lockFile(w), []byte(lockTable), 0o644),
+		os.WriteFile(lockScript(w), fmt.Appendf(nil, lockHooks, lockFile(w)), 0o755))
+}
+
+func lockFile(w *world) string   { return filepath.Join(w.Dir, "lock.nft") }
+func lockScript(w *world) string { return filepath.Join(w.Dir, "lock.sh") }
+
+// lockTable drops everything but what CRIU itself sends.
+const lockTable = `table inet bench {
+	chain in { type filter hook input priority -300; meta mark != 0xc114 drop; }
+	chain out { type filter hook output priority -300; meta mark != 0xc114 drop; }
+}
+`
+
+// lockHooks is told by its environment what for and where it is called.
+const lockHooks = `#!/bin/sh
+case $CRTOOLS_SCRIPT_ACTION in
+network-lock) exec nsenter --net=$BENCH_NETNS nft -f %s ;;
+network-unlock) exec nsenter --net=$BENCH_NETNS nft delete table inet bench ;;
+esac
+`
 
 func (m *rawCRIU) start(ctx context.Context, w *world, s *service) error {
 	if err := plainNetNS(ctx, s.host, s.NetNS, ""); err != nil {
@@ -58,11 +91,27 @@ func (m *rawCRIU) move(ctx context.Context, w *world, s *service, to *lab.Host) 
 		return t, err
 	}
 	common := []string{"-D", images, "-v1", "--tcp-established", "--network-lock", "nftables"}
-	err = t.timed("dump", func() error {
-		_, err := from.Output(ctx, append([]string{
-			w.criu, "dump", "-t", fmt.Sprint(pid), "--external", fmt.Sprintf("net[%d]:%s", ns.Ino, netnsKey),
-		}, common...)...)
+	if m.ownLock {
+		common[len(common)-1] = "skip"
+		common = append(common, "--action-script", lockScript(w))
+		// Over there it stands from the beginning.
+		err := to.Script(ctx, fmt.Sprintf("nsenter --net=/run/netns/%s nft -f %s", s.Name, lockFile(w)))
+		if err != nil {
+			return t, err
+		}
+	}
+	run := func(h *lab.Host, args []string, files ...*os.File) error {
+		cmd := exec.CommandContext(ctx, w.criu, append(args, common...)...)
+		cmd.Env = append(lab.Environ(), "BENCH_NETNS=/run/netns/"+s.Name)
+		cmd.ExtraFiles = files
+		r, err := h.RunCmd(ctx, cmd)
+		if err == nil && r.Code != 0 {
+			err = fmt.Errorf("%s: %v", h.Name, r)
+		}
 		return err
+	}
+	err = t.timed("dump", func() error {
+		return run(from, []string{"dump", "-t", fmt.Sprint(pid), "--external", fmt.Sprintf("net[%d]:%s", ns.Ino, netnsKey)})
 	})
 	if err != nil {
 		return t, err
@@ -75,13 +124,7 @@ func (m *rawCRIU) move(ctx context.Context, w *world, s *service, to *lab.Host) 
 		return t, err
 	}
 	err = t.timed("restore", func() error {
-		cmd := exec.CommandContext(ctx, w.criu, append([]string{"restore", "-d", "--inherit-fd", "fd[3]:" + netnsKey}, common...)...)
-		cmd.ExtraFiles = []*os.File{netns}
-		r, err := to.RunCmd(ctx, cmd)
-		if err == nil && r.Code != 0 {
-			err = fmt.Errorf("%s: %v", to.Name, r)
-		}
-		return err
+		return run(to, []string{"restore", "-d", "--inherit-fd", "fd[3]:" + netnsKey}, netns)
 	})
 	if err != nil {
 		return t, err

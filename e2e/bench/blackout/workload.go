@@ -69,11 +69,11 @@ func picks() []pick {
 		{Workload{Name: "10,000 connections", Connections: 10_000, Workers: 5}, 3, 0, theQuick},
 		{Workload{Name: "8 MB", Connections: 1, MemoryMB: 8}, 5, 0, theQuick},
 		{Workload{Name: "64 MB", Connections: 1, MemoryMB: 64}, 5, 3, containers},
-		{Workload{Name: "512 MB", Connections: 1, MemoryMB: 512}, 4, 0, containers},
-		{Workload{Name: "512 MB, compressible", Connections: 1, MemoryMB: 512, Fill: Text}, 3, 0, theQuick},
+		{Workload{Name: "512 MB", Connections: 1, MemoryMB: 512}, 3, 0, containers},
+		{Workload{Name: "512 MB, compressible", Connections: 1, MemoryMB: 512, Fill: Text}, 2, 0, theQuick},
 		{Workload{Name: "4 GB", Connections: 1, MemoryMB: 4096}, 2, 0, theQuick},
 		{Workload{Name: "4 GB, compressible", Connections: 1, MemoryMB: 4096, Fill: Text}, 2, 0, theQuick},
-		{Workload{Name: "4 GB of zeros", Connections: 1, MemoryMB: 4096, Fill: Zero}, 2, 0, theQuick},
+		{Workload{Name: "4 GB of zeros", Connections: 1, MemoryMB: 4096, Fill: Zero}, 1, 0, theQuick},
 	}
 	for _, n := range []int{10, 1000, 10_000, 100_000} {
 		all = append(all, pick{Workload{Name: thousands(n) + " routes", Connections: 1, Routes: n}, 3, 0, itself})

@@ -281,6 +281,17 @@ func (c *client) obey(order string) error {
 	return c.answer.Encode(sum(c.conns))
 }
 
+// localAddress tells a connection from others, for ss(8) and the like.
+func localAddress(fd int) string {
+	switch sa, _ := unix.Getsockname(fd); a := sa.(type) { // of a socket that lives
+	case *unix.SockaddrInet4:
+		return netip.AddrPortFrom(netip.AddrFrom4(a.Addr), uint16(a.Port)).String()
+	case *unix.SockaddrInet6:
+		return netip.AddrPortFrom(netip.AddrFrom16(a.Addr), uint16(a.Port)).String()
+	}
+	return "an unknown address"
+}
+
 // report answers the order of that name once everything is known, or the time is up.
 func (c *client) report() error {
 	if !c.waiting {
@@ -296,5 +307,10 @@ func (c *client) report() error {
 	c.waiting = false
 	s := sum(c.conns)
 	s.LateMS, s.Answers, s.Error = c.seen.LateMS, c.seen.Answers, c.seen.Error
+	for i, k := range c.conns {
+		if s.Error == "" && k.state == alive && k.got < k.wanted {
+			s.Error = fmt.Sprintf("connection %d from %s: %d messages were not answered for %v", i, localAddress(c.fds[i]), k.sent-k.got, c.Limit)
+		}
+	}
 	return c.answer.Encode(s)
 }
