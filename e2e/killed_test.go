@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -46,6 +47,17 @@ func (w *world) recovered(h *lab.Host, role string) string {
 	return r.Stdout
 }
 
+// journalled is the moment at which a file of a journal says something.
+func journalled(file, text string) moment {
+	return moment{"when the journal says " + text, func(_ *world, h *lab.Host) bool {
+		files, _ := filepath.Glob(h.Path(filepath.Join(lab.StateDir, "*", file))) // the pattern is well-formed
+		return slices.ContainsFunc(files, func(path string) bool {
+			b, err := os.ReadFile(path)
+			return err == nil && strings.Contains(string(b), text)
+		})
+	}}
+}
+
 // A dump whose process is killed together with its guard leaves a source that stands still, at worst; `nsmigrate recover`
 // puts it back, connections and all, or ends it if the image is complete.
 func TestDumpKilledWithGuard(t *testing.T) {
@@ -54,7 +66,7 @@ func TestDumpKilledWithGuard(t *testing.T) {
 	c := w.echo("4", 5)
 	w.servicePID = w.pid(w.A, "peer", "serve")
 	at, to := w.A, w.B
-	moments := append(slices.Clone(dumpMoments), moment{"when the service is gone", func(w *world, h *lab.Host) bool {
+	moments := append(slices.Clone(dumpMoments), journalled("journal", `"step":"whole"`), moment{"when the service is gone", func(w *world, h *lab.Host) bool {
 		_, err := os.Lstat(h.Path(fmt.Sprintf("/proc/%d", w.servicePID)))
 		return err != nil
 	}})
@@ -119,7 +131,7 @@ func TestRestoreKilledWithGuard(t *testing.T) {
 	w.servicePID = w.pid(w.A, "peer", "serve")
 	at, to := w.A, w.B
 	recovered := 0
-	for _, m := range restoreMoments {
+	for _, m := range append(slices.Clone(restoreMoments), journalled("restore.json", `"live":true`)) {
 		w.dump(at)
 		w.carry(at, to)
 		digest, before := w.digest(w.image(to)), w.snapshot(to)
