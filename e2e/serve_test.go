@@ -303,13 +303,14 @@ func TestOnLive(t *testing.T) {
 	from, to := w.A, w.B
 	for _, x := range []struct {
 		fault, command string
+		trouble        bool
 		ends           func(s *server, id string)
 	}{
-		{"", command, func(s *server, _ string) {
+		{"", command, false, func(s *server, _ string) {
 			s.terminate()
 			s.ended()
 		}},
-		{"", command + "; echo the router is away; exit 7", func(s *server, id string) {
+		{"", command + "; echo the router is away; exit 7", true, func(s *server, id string) {
 			s.says("the router is away")
 			s.says("nsmigrate recover " + id)
 			w.says(w.ok(to, "recover", "--list"), exitOK, id, "live")
@@ -317,15 +318,21 @@ func TestOnLive(t *testing.T) {
 			s.terminate()
 			s.ended()
 		}},
-		{"destination/prepared/released/settle=kill", command, func(s *server, _ string) {
+		{"destination/prepared/released/settle=kill", command, false, func(s *server, _ string) {
 			if err := s.process.Wait(w.limit()); err == nil || !strings.Contains(err.Error(), "killed") {
 				t.Errorf("the daemon should be dead: %v", err)
 			}
 		}},
 	} {
 		s := w.server(to, w.faultyBin(), []string{"NSMIGRATE_FAULT=" + x.fault}, "--listen", "unix:"+socket, "--on-live", x.command)
-		var done struct{ ID string }
+		var done struct {
+			ID      string
+			Trouble string `json:"peer_trouble"`
+		}
 		w.check(from.JSON(w.ctx, &done, w.nsmigrateBin(), "migrate", "--netns", "svc", "--to", "unix:"+socket, "--format", "json"))
+		if trouble := strings.Contains(done.Trouble, "the router is away") && strings.Contains(done.Trouble, "nsmigrate recover "+done.ID); trouble != x.trouble {
+			t.Errorf("the source is told of trouble: %q", done.Trouble)
+		}
 		x.ends(s, done.ID)
 		w.same(from, w.empty[from])
 		w.noneUnfinished()

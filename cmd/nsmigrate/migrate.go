@@ -224,6 +224,9 @@ func (u *ui) showMigration(r *migrateRequest, m *migration) error {
 	for _, n := range notes {
 		u.say("note: %s", n)
 	}
+	if m.PeerTrouble != "" {
+		u.say("warning: on the destination: %s", m.PeerTrouble)
+	}
 	var b strings.Builder
 	if m.Outcome == handover.Checked {
 		fmt.Fprintf(&b, "%s can be migrated to %s; nothing was changed\n", r.spec, r.link.To)

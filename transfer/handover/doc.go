@@ -12,6 +12,7 @@
 //	          <-------------------------------------- PREPARED                        prepared
 //	released  RELEASED -----------------------------> go live, announce               live
 //	          <-------------------------------------- RUNNING
+//	          <-------------------------------------- SETTLED: whether a person should see to anything there
 //	ended     end the frozen copy; BYE -------------> a tombstone stays
 //
 // What holds, whatever crashes and whatever is lost, is explored exhaustively by the model in the tests of this

@@ -79,9 +79,10 @@ type Host interface {
 	// GoLive lets it run and answer, and announces it. It can be called again, and is until it returns nil. The report
 	// is for the source.
 	GoLive(ctx context.Context) (report json.RawMessage, err error)
-	// Settle does what has time until the service is live. It can be called again. After a restart of the host
+	// Settle does what has time until the service is live. It can be called again. As soon as it knows whether there is
+	// anything that the source's user should see to, it tells that, or nil. After a restart of the host
 	// ([journal.Content.Rebooted]), which has ended the service, it must touch nothing but what outlives one.
-	Settle(ctx context.Context) error
+	Settle(ctx context.Context, tell func(error)) error
 	// Undo removes whatever Begin to Prepare did or half did. It can be called again. After a restart of the host
 	// ([journal.Content.Rebooted]) it must touch nothing but what outlives one.
 	Undo(ctx context.Context) error
@@ -159,6 +160,9 @@ type Report struct {
 
 	// Wants is that of the destination's [Ready], on a source that only asked ([Options].DryRun).
 	Wants json.RawMessage `json:"-"`
+
+	// PeerTrouble is what the destination could not do when the service was live there, with what its user can do.
+	PeerTrouble string `json:"peer_trouble,omitempty"`
 
 	// Leftover is what could not be removed behind a service that has moved; "nsmigrate recover" tries again.
 	Leftover error `json:"-"`

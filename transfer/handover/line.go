@@ -257,6 +257,7 @@ func (l *line) explain(id string, err error) error {
 		if said, ok := errors.AsType[*PeerError](l.judge(h, id)); ok {
 			return said
 		}
+		l.kept = &h // it may be worth to be heard in its turn
 	case <-timer.C:
 	}
 	return err

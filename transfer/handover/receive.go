@@ -153,7 +153,7 @@ func (r *receiver) do(ctx context.Context, a action) error {
 		return r.say(ctx, msgRunning, body{Report: r.live, Phases: r.clock.Phases()})
 	case doSettle:
 		r.clock.Phase("settle", false)
-		return r.host.Settle(ctx)
+		return r.host.Settle(ctx, func(trouble error) { r.saySettled(ctx, trouble) })
 	case doUndo:
 		return r.host.Undo(ctx)
 	case sendAbort:
@@ -222,6 +222,15 @@ func (r *receiver) awaitBye(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, byeFor)
 	defer cancel()
 	r.expect(ctx, msgBye) //nolint:errcheck // or the source asks, and the tombstone answers
+}
+
+// saySettled tells a source that still listens whether its user should see to anything here.
+func (r *receiver) saySettled(ctx context.Context, trouble error) {
+	var b body
+	if trouble != nil {
+		b.Reason = trouble.Error() + recoverHint(r.id) + " (there)"
+	}
+	r.say(ctx, msgSettled, b) //nolint:errcheck // or it is told here alone
 }
 
 // concede takes a failed migration back, as far as it still can be taken back.

@@ -35,7 +35,28 @@ func Send(ctx context.Context, conn Conn, dir journal.Dir, service Service, o Op
 		r.Wants = s.wants
 		return r, nil
 	}
-	return s.conclude(context.WithoutCancel(ctx), onRunning)
+	r, err := s.conclude(context.WithoutCancel(ctx), onRunning)
+	if err == nil {
+		r.PeerTrouble = s.awaitSettled(ctx)
+	}
+	return r, err
+}
+
+// settledFor is how long a source waits to hear whether all went well on the destination once the service was live.
+const settledFor = 30 * time.Second
+
+// awaitSettled returns what the user should see to on the destination, where the service lives, "" if nothing is known.
+func (s *sender) awaitSettled(ctx context.Context) string {
+	ctx, cancel := context.WithTimeout(ctx, settledFor)
+	defer cancel()
+	b, err := s.line.expect(ctx, s.id, msgSettled)
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		return fmt.Sprintf("the service lives, but what belongs to that is not done within %v", settledFor)
+	case err != nil:
+		return ""
+	}
+	return b.Reason
 }
 
 // sender is the source's part.

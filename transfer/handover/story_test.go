@@ -129,6 +129,9 @@ func outcome(r *handover.Report, err error) string {
 	if r.PeerReport != nil {
 		s += fmt.Sprintf(", the other side says %s", r.PeerReport)
 	}
+	if r.PeerTrouble != "" {
+		s += "\ntrouble over there: " + r.PeerTrouble
+	}
 	if r.Leftover != nil {
 		s += "\nleftover: " + r.Leftover.Error()
 	}

@@ -24,6 +24,7 @@ const (
 	msgReleased = "released" // source
 	msgRunning  = "running"  // destination
 	msgBye      = "bye"      // source
+	msgSettled  = "settled"  // destination: whether there is trouble with what it does when the service is live; nobody depends on it
 	msgAbort    = "abort"    // either: the migration is over, for this reason
 	msgQuery    = "query"    // source, on a connection of its own: what became of the migration?
 	msgAnswer   = "answer"   // destination: that
@@ -43,7 +44,7 @@ type body struct {
 	Final    json.RawMessage      `json:"final,omitempty"`    // PREPARE
 	Report   json.RawMessage      `json:"report,omitempty"`   // RUNNING
 	Phases   []checkpoint.Phase   `json:"phases,omitempty"`   // RUNNING
-	Reason   string               `json:"reason,omitempty"`   // ABORT, ANSWER
+	Reason   string               `json:"reason,omitempty"`   // ABORT, ANSWER, SETTLED
 	Verdict  Verdict              `json:"verdict,omitempty"`  // ANSWER
 }
 

@@ -328,7 +328,11 @@ func (h *fakeHost) GoLive(context.Context) (json.RawMessage, error) {
 	return json.RawMessage(`{"announced":3}`), nil
 }
 
-func (h *fakeHost) Settle(context.Context) error { return h.w.did(journal.Destination, "Settle") }
+func (h *fakeHost) Settle(_ context.Context, tell func(error)) error {
+	err := h.w.did(journal.Destination, "Settle")
+	tell(err)
+	return err
+}
 
 func (h *fakeHost) Undo(context.Context) error {
 	if err := h.w.did(journal.Destination, "Undo"); err != nil {

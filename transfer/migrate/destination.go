@@ -249,11 +249,12 @@ func (d *Destination) goLiveRecorded(ctx context.Context) error {
 }
 
 // Settle implements [handover.Host].
-func (d *Destination) Settle(ctx context.Context) error {
+func (d *Destination) Settle(ctx context.Context, tell func(error)) error {
 	if d.journal.Rebooted() {
 		return d.commitFiles(ctx) // all else was in memory
 	}
 	err := d.runHook(ctx)
+	tell(err)
 	if d.restore != nil {
 		err = errors.Join(err, d.restore.Settle(ctx))
 	} else if d.restored.Record != nil {

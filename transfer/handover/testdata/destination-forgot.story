@@ -65,6 +65,7 @@ the state directory is lost
 > running
 - settle
 Settle
+> settled
 - finish
 > answer
 

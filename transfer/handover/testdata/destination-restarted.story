@@ -65,6 +65,7 @@ the host is restarted
 > running
 - settle
 Settle
+> settled
 - finish
 > answer
 

@@ -65,6 +65,7 @@ GoLive
 > running
 - settle
 Settle
+> settled
 - finish
 
 moved, blackout 50ms

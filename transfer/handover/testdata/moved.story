@@ -64,6 +64,7 @@ GoLive
 > running
 - settle
 Settle
+> settled
 - finish
 
 moved, blackout 0s

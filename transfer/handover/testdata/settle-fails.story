@@ -32,6 +32,8 @@ End
 - finish
 
 moved, blackout 10ms, the other side says {"announced":3}
+trouble over there: out of luck
+  hint: see to that, then run: nsmigrate recover ID (there)
 the copy: none
 
 # destination
@@ -64,6 +66,7 @@ GoLive
 > running
 - settle
 Settle fails: out of luck
+> settled
 
 moved, blackout 0s
 leftover: migrate: the service lives on this host, but not all is done that belongs to that: out of luck
