@@ -378,6 +378,43 @@ func (c *Conn) Settle(ctx context.Context, subsys uint16) error {
 	return c.send(batchEdge(unix.NFNL_MSG_BATCH_END, subsys).Append(out, c.seq))
 }
 
+// Queue has the kernel keep up to size bytes of messages that come unasked, its own overhead included, for [Conn.Drain]. What
+// exceeds that is lost and no error.
+func (c *Conn) Queue(size int) error {
+	if err := unix.SetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, size/2); err != nil { // which it doubles
+		return fmt.Errorf("size netlink socket buffer: %w", err)
+	}
+	if err := unix.SetsockoptInt(c.fd, unix.SOL_NETLINK, unix.NETLINK_NO_ENOBUFS, 1); err != nil {
+		return fmt.Errorf("set netlink socket option: %w", err)
+	}
+	return nil
+}
+
+// Drain calls each for every message that has come unasked, and does not wait for more. The message's data is valid
+// until each returns.
+func (c *Conn) Drain(each func(Message)) error {
+	for {
+		if n, err := unix.Poll([]unix.PollFd{{Fd: int32(c.fd), Events: unix.POLLIN}}, 0); errors.Is(err, unix.EINTR) {
+			continue
+		} else if err != nil {
+			return fmt.Errorf("receive netlink message: %w", err)
+		} else if n == 0 {
+			return nil
+		}
+		b, err := c.recv()
+		if err != nil {
+			return err
+		}
+		for len(b) > 0 {
+			var f frame
+			if f, b, err = next(b); err != nil {
+				return err
+			}
+			each(f.Message)
+		}
+	}
+}
+
 // batchEdge returns a message that begins or ends a batch: a struct nfgenmsg with the subsystem in res_id, big-endian.
 func batchEdge(typ, subsys uint16) Message {
 	return Message{Type: typ, Flags: unix.NLM_F_REQUEST, Data: []byte{unix.AF_UNSPEC, unix.NFNETLINK_V0, byte(subsys >> 8), byte(subsys)}}
