@@ -93,6 +93,9 @@ func (s *Service) rollBack(cause error, store Store) error {
 // endSource kills the source, which is mute, publishes the image, and removes the namespace.
 func (s *Service) endSource(ctx context.Context, store Store) error {
 	s.clock.Phase("end source", !s.opts.LeaveRunning)
+	if !s.opts.LeaveRunning {
+		s.inbox.close() // an image outlasts every sender's patience
+	}
 	if err := s.kill(); err != nil {
 		return err
 	}
@@ -116,6 +119,7 @@ func (s *Service) resumeSnapshot() error {
 		return err
 	}
 	s.trees.goOn()
+	s.giveBack()
 	return nil
 }
 

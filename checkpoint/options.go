@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/nsmigrate/nsmigrate/checkpoint/hold"
 	"github.com/nsmigrate/nsmigrate/netstate"
 )
 
@@ -87,6 +88,7 @@ type Report struct {
 	Frozen   time.Duration `json:"frozen"` // from the freeze to the kill or the resume
 	Bytes    int64         `json:"bytes"`  // of the image before compression
 	CRIU     []CRIUStats   `json:"criu_statistics"`
+	Held     hold.Stats    `json:"held"`            // what came for the service while it stood still
 	Notes    []string      `json:"notes,omitempty"` // what a user should know, e.g. that connections get closed
 }
 

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/nsmigrate/nsmigrate/checkpoint/criu"
+	"github.com/nsmigrate/nsmigrate/checkpoint/hold"
 	"github.com/nsmigrate/nsmigrate/checkpoint/lock"
 	"github.com/nsmigrate/nsmigrate/checkpoint/proc"
 	"github.com/nsmigrate/nsmigrate/checkpoint/ptrace"
@@ -37,6 +38,7 @@ type Service struct {
 	live        []proc.Tree // in the order of the manifest's trees
 	scratch     string      // the image is gathered below it, beside criu's logs
 	lock        *lock.Lock
+	inbox       inbox
 	trees       trees
 	car         *sidecar.Sidecar
 }
@@ -199,6 +201,10 @@ func (s *Service) prepare(ctx context.Context) error {
 	if s.lock, err = lock.Open(s.target.ns); err != nil {
 		return err
 	}
+	if err := s.inbox.open(ctx, s.target.ns, hold.Uplinks(s.state, nil)); err != nil {
+		s.tell("what reaches the service while it stands still has to be sent again: %v", err)
+	}
+	s.lock.LogTo(s.inbox.group())
 	if s.car, err = sidecar.Capture(ctx, sidecar.Holders(s.live), nil); err != nil {
 		return err
 	}
@@ -222,6 +228,9 @@ func (s *Service) prepare(ctx context.Context) error {
 func (s *Service) drain(ctx context.Context) error {
 	if err := s.lock.HoldNew(ctx); err != nil {
 		return s.failed(err)
+	}
+	if s.inbox.group() != 0 && s.lock.Logs() == 0 {
+		s.tell("what reaches the service while it stands still has to be sent again: this kernel has no nft_log")
 	}
 	err := sockets.AwaitDrained(ctx, s.target.ns, drainTime)
 	if waiting, ok := errors.AsType[*sockets.NotDrainedError](err); ok {
@@ -367,6 +376,23 @@ func (s *Service) complete() error {
 // Phase begins a phase of the blackout that is the caller's: what is done with the image of the frozen service.
 func (s *Service) Phase(name string) { s.clock.Phase(name, true) }
 
+// Arrived returns what has come for the frozen service since it was last asked, for another host's [hold.Decode]; nil if
+// nothing has. It stays known here until the service is ended: if that never happens, it is for the copy on this host.
+func (s *Service) Arrived() []byte {
+	b, err := s.inbox.pass()
+	if err != nil {
+		s.tell("%v", err)
+	}
+	return b
+}
+
+// giveBack lets a service that goes on have what came while it stood still.
+func (s *Service) giveBack() {
+	if err := s.inbox.giveBack(); err != nil {
+		s.tell("what came while the service stood still has to be sent again: %v", err)
+	}
+}
+
 // Keep keeps the frozen service mute beyond the end of this process.
 func (s *Service) Keep() error { return s.lock.Keep() }
 
@@ -380,6 +406,7 @@ func (s *Service) Resume(cause error) *FailedError {
 	if failed.Stuck = stuck; lost != nil {
 		failed.Err = errors.Join(failed.Err, lost)
 	}
+	s.giveBack()
 	failed.Log = KeepLogs(filepath.Join(s.scratch, "logs"), "dump", cause)
 	return failed
 }
@@ -387,6 +414,7 @@ func (s *Service) Resume(cause error) *FailedError {
 // End kills a frozen service without a packet and removes its namespace.
 func (s *Service) End(ctx context.Context) error {
 	s.clock.Phase("end", false)
+	s.inbox.close()
 	if err := s.kill(); err != nil {
 		return err
 	}
@@ -442,6 +470,7 @@ func (s *Service) readStats() {
 func (s *Service) Report() *Report {
 	s.report.Phases = s.clock.Phases()
 	s.report.Frozen = Blackout(s.report.Phases)
+	s.report.Held = s.inbox.stats()
 	return s.report
 }
 
@@ -451,7 +480,9 @@ func (s *Service) Close() {
 	s.target.ns.Close()
 	if s.lock != nil {
 		s.lock.Close()
+		s.giveBack() // of new connections that came before the service would have been frozen
 	}
+	s.inbox.close()
 	if s.scratch != "" {
 		os.RemoveAll(s.scratch)
 	}

@@ -35,12 +35,16 @@ const tableOwner = 0x2
 // priority is before every filter, NAT and conntrack hook a user is likely to have.
 const priority = -300
 
+// LogPrefix marks the packets that a lock tells of: see [Lock.LogTo].
+const LogPrefix = "nsmigrate_lock"
+
 // Lock is the filter of one namespace. Open prepares it, Hold and Release switch it.
 type Lock struct {
-	conn *rawnl.Conn
-	held bool
-	kept bool
-	syn  bool
+	conn  *rawnl.Conn
+	group uint16 // 0 is none
+	held  bool
+	kept  bool
+	syn   bool
 }
 
 // Open opens the lock's socket in the namespace and changes nothing yet.
@@ -52,12 +56,29 @@ func Open(n *ns.NS) (*Lock, error) {
 	return &Lock{conn: conn}, nil
 }
 
+// LogTo has every packet that comes from outside, and that the lock drops from now on, told to a group of
+// nfnetlink_log, with [LogPrefix], exactly as it came: 0 is no group. It has to be called before the lock is first used.
+func (l *Lock) LogTo(group uint16) { l.group = group }
+
+// Logs returns the group that the lock tells of what it drops: 0 if there is none, be it that the kernel has no nft_log.
+func (l *Lock) Logs() uint16 { return l.group }
+
+// transaction applies messages that may tell of packets, without that if the kernel can't.
+func (l *Lock) transaction(ctx context.Context, msgs func(group uint16) []rawnl.Message) error {
+	err := l.conn.Transaction(ctx, unix.NFNL_SUBSYS_NFTABLES, msgs(l.group))
+	if l.group != 0 && (errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EOPNOTSUPP)) {
+		l.group = 0
+		err = l.conn.Transaction(ctx, unix.NFNL_SUBSYS_NFTABLES, msgs(0))
+	}
+	return err
+}
+
 // Hold makes the namespace mute. Holding a held lock does nothing.
 func (l *Lock) Hold(ctx context.Context) error {
 	if l.held {
 		return nil
 	}
-	if err := l.conn.Transaction(ctx, unix.NFNL_SUBSYS_NFTABLES, filter(Table, tableOwner)); err != nil {
+	if err := l.transaction(ctx, func(g uint16) []rawnl.Message { return filter(Table, tableOwner, g) }); err != nil {
 		return fmt.Errorf("lock the namespace: %w", err)
 	}
 	l.held = true
@@ -71,7 +92,7 @@ func (l *Lock) Keep() error {
 		return nil
 	}
 	// Not cancelled with the operation: it is part of every way back.
-	err := l.conn.Transaction(context.Background(), unix.NFNL_SUBSYS_NFTABLES, filter(TableKept, 0))
+	err := l.transaction(context.Background(), func(g uint16) []rawnl.Message { return filter(TableKept, 0, g) })
 	if err != nil && !errors.Is(err, unix.EEXIST) {
 		return fmt.Errorf("lock the namespace for good: %w", err)
 	}
@@ -94,7 +115,7 @@ func Drop(n *ns.NS) error {
 }
 
 // filter is the transaction that makes a namespace mute.
-func filter(table string, flags uint32) []rawnl.Message {
+func filter(table string, flags uint32, group uint16) []rawnl.Message {
 	var msgs []rawnl.Message
 	for _, family := range []byte{unix.NFPROTO_INET, unix.NFPROTO_ARP} {
 		msgs = append(msgs, newTable(family, table, flags))
@@ -102,6 +123,9 @@ func filter(table string, flags uint32) []rawnl.Message {
 			msgs = append(msgs, newChain(family, table, h.name, h.num, nfDrop))
 			if family == unix.NFPROTO_INET && h.num != unix.NF_INET_FORWARD {
 				msgs = append(msgs, newRule(family, table, h.name, acceptMark(criuMark)))
+			}
+			if family == unix.NFPROTO_INET && h.num == unix.NF_INET_PRE_ROUTING && group != 0 {
+				msgs = append(msgs, newRule(family, table, h.name, appendLog(fromOutside(nil), group)))
 			}
 		}
 	}
@@ -127,16 +151,21 @@ func (l *Lock) Release() error {
 	return nil
 }
 
-// HoldNew drops the first packet of connections that come from outside, so that accept queues can drain:
-// a client that is turned away tries again a second later and finds the live copy.
+// HoldNew drops the first packet of connections that come in, so that accept queues can drain: a client that is turned
+// away tries again a second later, unless somebody keeps its packet ([Lock.LogTo]), and finds the live copy.
 func (l *Lock) HoldNew(ctx context.Context) error {
 	if l.syn {
 		return nil
 	}
-	if err := l.conn.Transaction(ctx, unix.NFNL_SUBSYS_NFTABLES, []rawnl.Message{
-		newTable(unix.NFPROTO_INET, TableSYN, tableOwner),
-		newChain(unix.NFPROTO_INET, TableSYN, "input", unix.NF_INET_LOCAL_IN, nfAccept),
-		newRule(unix.NFPROTO_INET, TableSYN, "input", dropSYN()),
+	if err := l.transaction(ctx, func(group uint16) []rawnl.Message {
+		msgs := []rawnl.Message{
+			newTable(unix.NFPROTO_INET, TableSYN, tableOwner),
+			newChain(unix.NFPROTO_INET, TableSYN, "prerouting", unix.NF_INET_PRE_ROUTING, nfAccept),
+		}
+		if group != 0 {
+			msgs = append(msgs, newRule(unix.NFPROTO_INET, TableSYN, "prerouting", appendLog(matchSYN(fromOutside(nil)), group)))
+		}
+		return append(msgs, newRule(unix.NFPROTO_INET, TableSYN, "prerouting", appendVerdict(matchSYN(nil), nfDrop)))
 	}); err != nil {
 		return fmt.Errorf("hold back new connections: %w", err)
 	}
@@ -170,7 +199,9 @@ func hooksOf(family byte) []hook {
 	if family == unix.NFPROTO_ARP { // linux/netfilter_arp.h: NF_ARP_IN, NF_ARP_OUT
 		return []hook{{"input", 0}, {"output", 1}}
 	}
-	return []hook{{"input", unix.NF_INET_LOCAL_IN}, {"output", unix.NF_INET_LOCAL_OUT}, {"forward", unix.NF_INET_FORWARD}}
+	// What comes in is stopped before connection tracking and address translation have seen it, so that it can come in
+	// once more. A packet that is past this point when the lock comes is delivered still: it is not dropped unseen.
+	return []hook{{"prerouting", unix.NF_INET_PRE_ROUTING}, {"output", unix.NF_INET_LOCAL_OUT}, {"forward", unix.NF_INET_FORWARD}}
 }
 
 // Verdicts of linux/netfilter.h.
@@ -223,11 +254,16 @@ func acceptMark(mark uint32) []byte {
 	return appendVerdict(b, nfAccept)
 }
 
-// dropSYN is `meta l4proto tcp tcp flags & (syn|ack) == syn drop`. Connections inside the namespace
+// fromOutside is `meta iiftype ether`: not the loopback device.
+func fromOutside(b []byte) []byte {
+	b = appendExpr(b, "meta", be32Attr(unix.NFTA_META_KEY, unix.NFT_META_IIFTYPE), be32Attr(unix.NFTA_META_DREG, unix.NFT_REG_1))
+	return appendCompare(b, binary.NativeEndian.AppendUint16(nil, unix.ARPHRD_ETHER))
+}
 
-func dropSYN() []byte {
+// matchSYN is `meta l4proto tcp tcp flags & (syn|ack) == syn`.
+func matchSYN(b []byte) []byte {
 	const flagsOffset, synAck, syn = 13, 0x12, 0x02 // of struct tcphdr
-	b := appendExpr(nil, "meta", be32Attr(unix.NFTA_META_KEY, unix.NFT_META_L4PROTO), be32Attr(unix.NFTA_META_DREG, unix.NFT_REG_1))
+	b = appendExpr(b, "meta", be32Attr(unix.NFTA_META_KEY, unix.NFT_META_L4PROTO), be32Attr(unix.NFTA_META_DREG, unix.NFT_REG_1))
 	b = appendCompare(b, []byte{unix.IPPROTO_TCP})
 	b = appendExpr(b, "payload",
 		be32Attr(unix.NFTA_PAYLOAD_DREG, unix.NFT_REG_1),
@@ -240,8 +276,14 @@ func dropSYN() []byte {
 		be32Attr(unix.NFTA_BITWISE_LEN, 1),
 		dataAttr(unix.NFTA_BITWISE_MASK, []byte{synAck}),
 		dataAttr(unix.NFTA_BITWISE_XOR, []byte{0}))
-	b = appendCompare(b, []byte{syn})
-	return appendVerdict(b, nfDrop)
+	return appendCompare(b, []byte{syn})
+}
+
+// appendLog is `log group GROUP prefix PREFIX`.
+func appendLog(b []byte, group uint16) []byte {
+	return appendExpr(b, "log",
+		rawnl.AppendAttr(nil, unix.NFTA_LOG_GROUP, binary.BigEndian.AppendUint16(nil, group)),
+		rawnl.AppendAttr(nil, unix.NFTA_LOG_PREFIX, cstring(LogPrefix)))
 }
 
 func appendExpr(b []byte, name string, attrs ...[]byte) []byte {

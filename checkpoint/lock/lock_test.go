@@ -63,7 +63,7 @@ func TestHold(t *testing.T) {
 	rules := in(t, n, "nft", "list", "ruleset")
 	for _, want := range []string{
 		"table inet nsmigrate_lock", "table arp nsmigrate_lock", "flags owner",
-		"type filter hook input priority", "type filter hook output priority", "type filter hook forward priority",
+		"type filter hook prerouting priority", "type filter hook output priority", "type filter hook forward priority",
 		"policy drop", "meta mark 0x0000c114 accept",
 	} {
 		if !strings.Contains(rules, want) {

@@ -1,0 +1,44 @@
+package hold
+
+import (
+	"fmt"
+	"net"
+
+	"golang.org/x/sys/unix"
+)
+
+// Give sends frames into a namespace from the host's ends of its uplinks, in the caller's namespace: the kernel takes
+// them for what comes by the uplink, as it did before. It returns how many were given; frames that an uplink can't have
+// received, and what a link doesn't take, are left out. The error is one of the whole.
+func Give(uplinks []Uplink, frames []Frame) (given int, err error) {
+	if len(frames) == 0 {
+		return 0, nil
+	}
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return 0, fmt.Errorf("give held packets back: %w", err)
+	}
+	defer unix.Close(fd)
+	type end struct {
+		uplink *Uplink
+		index  int // of the link on the host
+	}
+	ends := make(map[int32]end, len(uplinks))
+	for i := range uplinks {
+		link, err := net.InterfaceByName(uplinks[i].Peer)
+		if err != nil {
+			return 0, fmt.Errorf("give held packets back: host side %s: %w", uplinks[i].Peer, err)
+		}
+		ends[uplinks[i].Index] = end{&uplinks[i], link.Index}
+	}
+	for _, f := range frames {
+		e, ok := ends[f.Index]
+		if !ok || !e.uplink.fits(f) {
+			continue
+		}
+		if unix.Sendto(fd, f.Data, 0, &unix.SockaddrLinklayer{Ifindex: e.index}) == nil {
+			given++
+		}
+	}
+	return given, nil
+}
