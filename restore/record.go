@@ -110,10 +110,10 @@ func (r *Record) GoLive(ctx context.Context, state *netstate.State, uplinks map[
 		return fmt.Errorf("namespace %s: %w", r.NetNS, ErrGone)
 	}
 	defer n.Close()
-	if err := netstate.Connect(ctx, n, state, netstate.BuildOptions{Uplinks: uplinks}); err != nil {
+	if err := lock.Drop(n); err != nil {
 		return err
 	}
-	if err := lock.Drop(n); err != nil {
+	if err := netstate.Connect(ctx, n, state, netstate.BuildOptions{Uplinks: uplinks}); err != nil {
 		return err
 	}
 	announcer, err := wire.NewAnnouncer(n, wireAddresses(state))

@@ -15,6 +15,7 @@ import (
 
 	"github.com/nsmigrate/nsmigrate/checkpoint"
 	"github.com/nsmigrate/nsmigrate/checkpoint/criu"
+	"github.com/nsmigrate/nsmigrate/checkpoint/hold"
 	"github.com/nsmigrate/nsmigrate/checkpoint/lock"
 	"github.com/nsmigrate/nsmigrate/checkpoint/sidecar"
 	"github.com/nsmigrate/nsmigrate/checkpoint/sockets"
@@ -379,16 +380,23 @@ func (r *Restoration) writePIDFile() error {
 // it may be done again ([Record.GoLive]).
 func (r *Restoration) GoLive(ctx context.Context) error {
 	r.clock.Phase("go live", false)
-	if err := netstate.Connect(ctx, r.ns, r.state, r.buildOptions()); err != nil {
+	// Unlocked first: nothing that comes in as soon as the links are up finds the lock.
+	if err := r.lock.Release(); err != nil {
 		return err
 	}
-	if err := r.lock.Release(); err != nil {
+	if err := netstate.Connect(ctx, r.ns, r.state, r.buildOptions()); err != nil {
 		return err
 	}
 	if err := r.announce.Send(); err != nil {
 		return err
 	}
 	return r.record.goOn()
+}
+
+// Deliver gives the live service what reached it on the host that it came from, while it stood still.
+func (r *Restoration) Deliver(frames []hold.Frame) error {
+	_, err := hold.Give(hold.Uplinks(r.state, r.opts.Uplinks), frames)
+	return err
 }
 
 // Settle does what can wait until the service is live.

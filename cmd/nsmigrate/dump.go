@@ -14,6 +14,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/nsmigrate/nsmigrate/checkpoint"
+	"github.com/nsmigrate/nsmigrate/checkpoint/hold"
 	"github.com/nsmigrate/nsmigrate/transfer/journal"
 	"github.com/nsmigrate/nsmigrate/transfer/offline"
 )
@@ -134,6 +135,7 @@ func (u *ui) showDump(out io.Writer, r *dumpRequest, report *checkpoint.Report) 
 		fmt.Fprintf(&b, "dumped %s to %s: %s, %s, frozen for %s; %s\n", r.name(), r.dest, trees, checkpoint.Size(report.Bytes), span(report.Frozen), after)
 	}
 	if r.stats {
+		showHeld(&b, report.Held)
 		showPhases(&b, report.Phases)
 		for i, c := range report.CRIU {
 			fmt.Fprintf(&b, "  criu, tree %d: freezing %d us, frozen %d us, memory dump %d us, memory write %d us, %d pages scanned, %d written\n",
@@ -316,6 +318,15 @@ func reason(err error) string {
 		return fmt.Sprintf("%s: %v", e.Path, e.Err)
 	}
 	return err.Error()
+}
+
+// showHeld prints what became of the packets for a service that stood still.
+func showHeld(b *strings.Builder, h hold.Stats) {
+	if h.Packets+h.Dropped == 0 {
+		return
+	}
+	fmt.Fprintf(b, "  %s for it came meanwhile: %d kept (%s), %d left to be sent again\n",
+		count(h.Packets+h.Dropped, "packet", "packets"), h.Packets, checkpoint.Size(h.Bytes), h.Dropped)
 }
 
 // showPhases prints a table of phases, and when the service was frozen.

@@ -14,6 +14,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/nsmigrate/nsmigrate/checkpoint"
+	"github.com/nsmigrate/nsmigrate/checkpoint/hold"
 	"github.com/nsmigrate/nsmigrate/restore"
 	"github.com/nsmigrate/nsmigrate/transfer/handover"
 	"github.com/nsmigrate/nsmigrate/transfer/journal"
@@ -153,6 +154,7 @@ type migration struct {
 	Destination *restore.Report        `json:"destination,omitempty"`
 	CRIU        []checkpoint.CRIUStats `json:"criu_statistics,omitempty"`
 	Notes       []string               `json:"notes,omitempty"`
+	Held        hold.Stats             `json:"held"` // packets for the service that came while it stood still
 	Files       *migrate.FilesReport   `json:"files,omitempty"`
 	Stream      stream.Stats           `json:"stream"`
 }
@@ -191,7 +193,7 @@ func (u *ui) migrate(ctx context.Context, r *migrateRequest) (err error) {
 	done()
 	m := migration{Report: report, Stream: conn.Stats()}
 	if dump := s.Report(); dump != nil {
-		m.CRIU, m.Notes, m.DumpPhases = dump.CRIU, dump.Notes, dump.Phases
+		m.CRIU, m.Notes, m.DumpPhases, m.Held = dump.CRIU, dump.Notes, dump.Phases, dump.Held
 	}
 	if m.Files, err = s.FilesReport(report.Wants); err != nil {
 		u.say("note: %v", err)
@@ -242,6 +244,7 @@ func (u *ui) showMigration(r *migrateRequest, m *migration) error {
 	}
 	showFiles(&b, m.Files, m.Outcome == handover.Moved, r.stats || r.handover.DryRun)
 	if r.stats {
+		showHeld(&b, m.Held)
 		if f := m.Files; f != nil && m.Outcome == handover.Moved {
 			fmt.Fprintf(&b, "  files: gone through %s while the service ran, and for %s when it stood still: %s changed\n",
 				count(f.Passes, "time", "times"), span(f.FrozenTime), count(f.EntriesFinal, "entry", "entries"))

@@ -52,6 +52,9 @@ type Service interface {
 	Freeze(ctx context.Context, send SendEntry) (final json.RawMessage, err error)
 	// Keep makes sure that the service stands still and mute even when this process has ended.
 	Keep(ctx context.Context) error
+	// Held returns what reached the service, to be passed on to [Host.Deliver], since it stood still or since Held was last
+	// called; nil if nothing did. Nothing depends on it but how soon its sender gets an answer.
+	Held(ctx context.Context) []byte
 	// Resume brings the service back as it was before Begin, whatever of the above was done or half done. It can be
 	// called again.
 	Resume(ctx context.Context) error
@@ -79,6 +82,9 @@ type Host interface {
 	// GoLive lets it run and answer, and announces it. It can be called again, and is until it returns nil. The report
 	// is for the source.
 	GoLive(ctx context.Context) (report json.RawMessage, err error)
+	// Deliver gives the live service what reached it on the source, and reads it to its end. It may be called while
+	// Settle runs.
+	Deliver(ctx context.Context, r io.Reader) error
 	// Settle does what has time until the service is live. It can be called again. As soon as it knows whether there is
 	// anything that the source's user should see to, it tells that, or nil. After a restart of the host
 	// ([journal.Content.Rebooted]), which has ended the service, it must touch nothing but what outlives one.

@@ -98,7 +98,6 @@ func (r *receiver) takeOver(ctx context.Context, offer *Message) (err error) {
 	if err := r.on(ctx, onReleased); err != nil {
 		return err
 	}
-	r.awaitBye(ctx)
 	if err := r.on(ctx, onBye); err != nil {
 		return err
 	}
@@ -152,8 +151,7 @@ func (r *receiver) do(ctx context.Context, a action) error {
 	case sendRunning:
 		return r.say(ctx, msgRunning, body{Report: r.live, Phases: r.clock.Phases()})
 	case doSettle:
-		r.clock.Phase("settle", false)
-		return r.host.Settle(ctx, func(trouble error) { r.saySettled(ctx, trouble) })
+		return r.settle(ctx)
 	case doUndo:
 		return r.host.Undo(ctx)
 	case sendAbort:
@@ -217,11 +215,39 @@ func (r *receiver) goLive(ctx context.Context) (err error) {
 	}
 }
 
-// awaitBye gives the source a moment to say that it knows.
-func (r *receiver) awaitBye(ctx context.Context) {
+// settle does what has time until the service is live, and hears meanwhile what the source has to say still.
+func (r *receiver) settle(ctx context.Context) error {
+	r.clock.Phase("settle", false)
+	tell := func(trouble error) { r.saySettled(ctx, trouble) }
+	if r.line == nil {
+		return r.host.Settle(ctx, tell)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		r.hearOut(ctx)
+	}()
+	err := r.host.Settle(ctx, tell)
+	<-done
+	return err
+}
+
+// hearOut takes what reached the service on the source, until the source says that it knows of the live copy. It has
+// a moment for that: else it asks, and the tombstone answers.
+func (r *receiver) hearOut(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, byeFor)
 	defer cancel()
-	r.expect(ctx, msgBye) //nolint:errcheck // or the source asks, and the tombstone answers
+	for {
+		h, err := r.line.next(ctx, r.id, "", msgBye)
+		if err != nil || h.message.Entry == nil || h.message.Entry.Name != heldEntry {
+			return
+		}
+		// What can't be delivered is sent again by its sender, but the rest of what is said follows it.
+		r.host.Deliver(ctx, h.message.Entry) //nolint:errcheck // see above
+		if h.read() != nil {
+			return
+		}
+	}
 }
 
 // saySettled tells a source that still listens whether its user should see to anything here.

@@ -106,5 +106,6 @@ func (u unopened) Build(context.Context) error                           { retur
 func (u unopened) Store(context.Context, string, int64, io.Reader) error { return u.err }
 func (u unopened) Prepare(context.Context, json.RawMessage) error        { return u.err }
 func (u unopened) GoLive(context.Context) (json.RawMessage, error)       { return nil, u.err }
+func (u unopened) Deliver(context.Context, io.Reader) error              { return u.err }
 func (u unopened) Settle(context.Context, func(error)) error             { return u.err }
 func (u unopened) Undo(context.Context) error                            { return u.err }

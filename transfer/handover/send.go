@@ -1,6 +1,7 @@
 package handover
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -179,13 +180,18 @@ func (s *sender) do(ctx context.Context, a action) (err error) {
 	case doKeep:
 		return s.service.Keep(ctx)
 	case sendReleased:
-		return s.say(ctx, msgReleased, body{})
+		if err := s.say(ctx, msgReleased, body{}); err != nil {
+			return err
+		}
+		s.sendHeld(ctx)
+		return nil
 	case doAsk:
 		return s.ask(ctx)
 	case doEnd:
 		s.clock.Phase("end", false)
 		return s.service.End(ctx)
 	case sendBye:
+		s.sendHeld(ctx)
 		return s.say(ctx, msgBye, body{})
 	case doResume:
 		return s.service.Resume(ctx)
@@ -193,6 +199,15 @@ func (s *sender) do(ctx context.Context, a action) (err error) {
 		return s.sayAbort(ctx)
 	}
 	return fmt.Errorf("a source doesn't know how to %q", a)
+}
+
+// sendHeld passes on what reached the service since it stood still. If it gets lost, its senders send it again.
+func (s *sender) sendHeld(ctx context.Context) {
+	held := s.service.Held(ctx)
+	if len(held) == 0 || s.line == nil {
+		return
+	}
+	s.sendEntry(ctx, heldEntry, int64(len(held)), bytes.NewReader(held)) //nolint:errcheck // see above
 }
 
 func (s *sender) makeOffer(ctx context.Context) (err error) {

@@ -30,6 +30,9 @@ const (
 	msgAnswer   = "answer"   // destination: that
 )
 
+// heldEntry is the source's, once after RELEASED and once before BYE: [Service.Held]. It is left out if there is nothing.
+const heldEntry = "held"
+
 // LargeMessages returns the types of messages that can be larger than the 1 MiB a connection allows by itself, with
 // the most bytes of each.
 func LargeMessages() map[string]int {

@@ -259,6 +259,11 @@ func (s *fakeService) Keep(context.Context) error {
 	return nil
 }
 
+func (s *fakeService) Held(context.Context) []byte {
+	s.w.did(journal.Source, "Held") //nolint:errcheck // it can't fail
+	return []byte("packets")
+}
+
 func (s *fakeService) Resume(context.Context) error {
 	if err := s.w.did(journal.Source, "Resume"); err != nil {
 		return err
@@ -326,6 +331,17 @@ func (h *fakeHost) GoLive(context.Context) (json.RawMessage, error) {
 	}
 	h.w.set(journal.Destination, runs)
 	return json.RawMessage(`{"announced":3}`), nil
+}
+
+func (h *fakeHost) Deliver(_ context.Context, r io.Reader) error {
+	data, err := io.ReadAll(r)
+	if err != nil {
+		return err
+	}
+	if h.w.copy(journal.Destination) != runs {
+		h.w.t.Error("packets are delivered to a service that does not live")
+	}
+	return h.w.did(journal.Destination, fmt.Sprintf("Deliver %q", data))
 }
 
 func (h *fakeHost) Settle(_ context.Context, tell func(error)) error {

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 
 	"github.com/nsmigrate/nsmigrate/checkpoint"
+	"github.com/nsmigrate/nsmigrate/checkpoint/hold"
 	"github.com/nsmigrate/nsmigrate/netstate"
 	"github.com/nsmigrate/nsmigrate/restore"
 	"github.com/nsmigrate/nsmigrate/transfer/handover"
@@ -246,6 +247,15 @@ func (d *Destination) goLiveRecorded(ctx context.Context) error {
 		return err
 	}
 	return d.restored.Record.GoLive(ctx, state, d.restored.Uplinks)
+}
+
+// Deliver implements [handover.Host].
+func (d *Destination) Deliver(_ context.Context, r io.Reader) error {
+	frames, err := hold.Decode(r)
+	if err != nil || d.restore == nil {
+		return err
+	}
+	return d.restore.Deliver(frames)
 }
 
 // Settle implements [handover.Host].

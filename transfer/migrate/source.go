@@ -143,6 +143,14 @@ func (s *Source) sendDelta(ctx context.Context, state *netstate.State) error {
 // Keep implements [handover.Service].
 func (s *Source) Keep(context.Context) error { return s.service.Keep() }
 
+// Held implements [handover.Service].
+func (s *Source) Held(context.Context) []byte {
+	if s.service == nil {
+		return nil // it was kept by the process that died
+	}
+	return s.service.Arrived()
+}
+
 // errGivenUp is why a service is resumed; the handover knows the cause.
 var errGivenUp = errors.New("the migration was given up")
 

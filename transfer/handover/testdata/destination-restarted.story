@@ -24,6 +24,8 @@ Keep
 - enter-released
 - send-released
 > released
+Held
+> entry held
 - ask
 > query
 

@@ -24,8 +24,12 @@ Keep
 - enter-released
 - send-released
 > released
+Held
+> entry held
 - enter-ended
 - send-bye
+Held
+> entry held
 > bye
 - end
 End
@@ -66,6 +70,8 @@ GoLive
 - settle
 Settle
 > settled
+Deliver "packets"
+Deliver "packets"
 - finish
 
 moved, blackout 50ms

@@ -24,10 +24,13 @@ Keep
 - enter-released
 - send-released
 > released
+Held
+> entry held
 - ask
 > query
 - enter-ended
 - send-bye
+Held
 - end
 End
 - finish

@@ -24,14 +24,18 @@ Keep
 - enter-released
 - send-released
 > released
+Held
+> entry held
 - enter-ended
 - send-bye
+Held
+> entry held
 > bye
 - end
 End
 - finish
 
-moved, blackout 10ms, the other side says {"announced":3}
+moved, blackout 0s, the other side says {"announced":3}
 trouble over there: out of luck
   hint: see to that, then run: nsmigrate recover ID (there)
 the copy: none
@@ -67,6 +71,8 @@ GoLive
 - settle
 Settle fails: out of luck
 > settled
+Deliver "packets"
+Deliver "packets"
 
 moved, blackout 0s
 leftover: migrate: the service lives on this host, but not all is done that belongs to that: out of luck
