@@ -120,6 +120,9 @@ func (c *classifier) facts(t *proc.Tree) Tree {
 	if f.MountNS != MountOwn { // CRIU rebuilds the file system of terminals with the tree's own mounts
 		f.Terminals = terminals(t)
 	}
+	for _, p := range t.Processes {
+		f.Capabilities |= p.Permitted
+	}
 	if len(f.Command) == 0 {
 		f.Command = []string{root.Comm}
 	}

@@ -116,6 +116,8 @@ type Tree struct {
 	Stopped    []int      `json:"stopped,omitempty"`     // processes that their user had stopped; all others go on after a restore
 	ShellJob   bool       `json:"shell_job,omitempty"`   // the root is no session leader: it joins the session of its restorer
 	Files      []File     `json:"files,omitempty"`       // open or mapped files that must be there in the same size
+
+	Capabilities uint64 `json:"capabilities,omitempty"` // that any of its processes has, a bit each (capabilities(7))
 }
 
 // Name is what people call the tree: the program of its root.

@@ -17,6 +17,7 @@ import (
 
 	"github.com/nsmigrate/nsmigrate/checkpoint"
 	"github.com/nsmigrate/nsmigrate/checkpoint/criu"
+	"github.com/nsmigrate/nsmigrate/checkpoint/proc"
 	"github.com/nsmigrate/nsmigrate/netstate"
 	"github.com/nsmigrate/nsmigrate/netstate/ns"
 	"github.com/nsmigrate/nsmigrate/restore/wire"
@@ -98,6 +99,11 @@ func (r *Restoration) checkHost(version criu.Version) ([]checkpoint.Problem, err
 		return nil, err
 	}
 	problems = append(problems, room...)
+	self, err := proc.Default.Read(os.Getpid())
+	if err != nil {
+		return nil, err
+	}
+	problems = append(problems, checkpoint.CheckCapabilities(&self, r.manifest.Trees)...)
 	if made, err := criu.ParseVersion(r.manifest.Host.CRIU); err == nil && version.Less(made) {
 		r.tell("the image was made by CRIU %s, which is newer than this host's %s", made, version)
 	}

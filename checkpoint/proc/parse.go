@@ -46,6 +46,8 @@ func parseStatus(p *Process, b []byte) (kernel bool, err error) {
 			p.UIDs, err = four(value)
 		case "Gid":
 			p.GIDs, err = four(value)
+		case "CapPrm":
+			p.Permitted, err = strconv.ParseUint(value, 16, 64)
 		case "Seccomp":
 			p.Seccomp, err = strconv.Atoi(value)
 		case "Kthread":

@@ -82,6 +82,7 @@ NSpid:	42	7
 NSpgid:	40	0
 NSsid:	40	0
 Kthread:	0
+CapPrm:	000001fffeffffff
 Seccomp:	2
 FutureKey:	whatever
 `
@@ -129,7 +130,7 @@ FutureKey:	whatever
 		Threads: []Thread{{42, 7, 99}, {9, 2, 0}, {43, 8, 98}},
 		Comm:    "odd name", Cmdline: []string{"odd name", "", "-x"},
 		Exe: "/usr/bin/odd name (deleted)", Cwd: "/", Root: "/",
-		UIDs: [4]int{1000, 1001, 1002, 1003}, GIDs: [4]int{10, 11, 12, 13}, Terminal: 34816, Seccomp: 2,
+		UIDs: [4]int{1000, 1001, 1002, 1003}, GIDs: [4]int{10, 11, 12, 13}, Permitted: 0x1fffeffffff, Terminal: 34816, Seccomp: 2,
 		NS: Namespaces{Cgroup: 6, IPC: 5, Mnt: 1, Net: 99, PID: 2, Time: 7, User: 3, UTS: 4},
 		FDs: []FD{
 			{Num: 0, Target: "/dev/null", Flags: 0o100001, Pos: 12, MntID: 24, TTY: -1},

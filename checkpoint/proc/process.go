@@ -16,6 +16,7 @@ type Process struct {
 	Cmdline              []string
 	Exe, Cwd, Root       string // as the process sees them; Exe may end in " (deleted)"
 	UIDs, GIDs           [4]int // real, effective, saved, file system
+	Permitted            uint64 // capabilities, a bit each (capabilities(7))
 	Terminal             int    // device number of the controlling terminal; 0 is none
 	Seccomp              int    // 0 none, 1 strict, 2 filter
 	NS                   Namespaces

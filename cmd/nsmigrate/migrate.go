@@ -44,6 +44,8 @@ stays frozen and mute here, and nsmigrate asks until it knows. See nsmigrate rec
 				"sudo nsmigrate migrate --netns svc --to ssh://root@new --dry-run   # what would stand in the way?",
 				"sudo nsmigrate migrate --netns svc --to ssh://root@new",
 				"sudo nsmigrate migrate --netns svc --to ssh://new:2222 --push-binary",
+				"sudo nsmigrate migrate --netns svc --to ssh://me@new --remote-path 'sudo -n nsmigrate'",
+				"sudo nsmigrate migrate --netns svc --to ssh://new --bandwidth 50M --progress-fd 3 3>events.json",
 				"sudo nsmigrate migrate --tree 4711 --to tls://new --tls-ca ca.pem --tls-cert me.pem --tls-key me.key",
 				"sudo nsmigrate migrate --netns svc --to ssh://new --uplink eth0=veth-svc@br1",
 				"sudo nsmigrate migrate --netns svc --to ssh://new --ship /srv/app --ship /etc/app.conf",
