@@ -48,6 +48,7 @@ func run(ctx context.Context) error {
 	only := flag.String("run", ".", "pattern of scenes to run")
 	file := flag.String("json", "", "write the results to this file too")
 	profile := flag.String("cpuprofile", "", "write a CPU profile to this file")
+	with := flag.String("with", ".", "pattern of what services are moved with, such as \"nsmigrate|criu\"")
 	rounds := flag.Int("rounds", 0, "move each service this many times, instead of as many as its scene says")
 	client := flag.String(blackout.ClientFlag, "", "be a client of the blackout's, with options as JSON; the bench calls itself so")
 	pictures := flag.String("svg", "", "write pictures to this directory")
@@ -82,13 +83,17 @@ func run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	movers, err := regexp.Compile(*with)
+	if err != nil {
+		return err
+	}
 	o := options{rounds: 7, routes: 1_000_000, only: pattern}
 	if *quick {
 		o.rounds, o.routes = 3, 100_000
 	}
 	report := Report{Machine: machine(), Rounds: o.rounds}
 	fmt.Println(report.Machine)
-	wish := blackout.Options{Only: pattern, Quick: *quick, Rounds: *rounds, Progress: progress(os.Stderr), Done: done}
+	wish := blackout.Options{Only: pattern, Movers: movers, Quick: *quick, Rounds: *rounds, Progress: progress(os.Stderr), Done: done}
 	fmt.Printf("This takes about %d minutes.\n", int(math.Ceil((blackout.Takes(wish) + takes(o)).Minutes())))
 	report.Blackout, err = blackout.Measure(ctx, wish)
 	report.Blackout.Print(os.Stdout)

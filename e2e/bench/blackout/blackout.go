@@ -10,6 +10,7 @@ import (
 // Options of [Measure].
 type Options struct {
 	Only     *regexp.Regexp                         // scenes by name
+	Movers   *regexp.Regexp                         // by name; nil are all
 	Quick    bool                                   // fewer rounds and scenes
 	Rounds   int                                    // of each scene, instead of its own number; 0 leaves it
 	Progress func(format string, args ...any)       // what goes on
@@ -35,6 +36,9 @@ func Takes(o Options) time.Duration {
 			}
 		}
 		for _, m := range names {
+			if o.Movers != nil && !o.Movers.MatchString(m) {
+				continue
+			}
 			one := 1700 * time.Millisecond
 			if m == "podman" {
 				one = 3 * time.Second
@@ -61,7 +65,7 @@ func Measure(ctx context.Context, o Options) (r Results, err error) {
 		return r, err
 	}
 	defer func() { err = errors.Join(err, w.close()) }()
-	b := &bench{world: w, movers: movers(), installed: map[mover]error{}, progress: o.Progress}
+	b := &bench{world: w, movers: movers(), only: o.Movers, installed: map[mover]error{}, progress: o.Progress}
 	for _, sc := range chosen {
 		start := time.Now()
 		cells, err := b.scene(ctx, sc)

@@ -77,13 +77,7 @@ func (r Results) memoryTable() table {
 		if raw := r.cell(c.Scene, alone); raw != nil && len(raw.Runs) > 0 {
 			dump = number(raw.of(func(r Run) float64 { return r.CRIU.Frozen.Seconds() }).median() / gb)
 		}
-		frozen := c.of(func(r Run) float64 {
-			sum := 0.
-			for _, p := range r.Phases {
-				sum += p.Took.Seconds()
-			}
-			return sum
-		})
+		frozen := c.of(func(r Run) float64 { return r.blackout().Seconds() })
 		t.rows = append(t.rows, []string{c.Scene, c.Mover, number(frozen.median() / gb), dump})
 	}
 	return t

@@ -33,7 +33,7 @@ func (r Results) Pictures() map[string][]byte {
 // phaseBars shows where the time goes, of those who take less than a tenth of a second or so.
 func (r Results) phaseBars(scene string) plot.Bars {
 	const bearable = 12 // times the reference: a longer bar would make the others invisible
-	b := plot.Bars{Title: "Where the time goes, " + scene + " (ms, medians)", Unit: "ms"}
+	b := plot.Bars{Title: "Where the time goes, " + scene + " (ms, medians; dump and checkpoint begin before the service is frozen)", Unit: "ms"}
 	ours := r.cell(scene, reference)
 	for _, c := range r.Cells {
 		if c.Scene != scene || len(c.Runs) == 0 || ours != nil && c.gaps().median() > bearable*ours.gaps().median() {
@@ -105,7 +105,7 @@ func curves() []curve {
 // curve has the gap of each mover, and what of it is CRIU's own work, by the statistics of CRIU alone: with nsmigrate the
 // service is frozen in CRIU's eyes until the other host has it.
 func (r Results) curve(c curve) plot.Lines {
-	l := plot.Lines{Title: c.title, X: c.x, Y: "ms (medians, min to max)"}
+	l := plot.Lines{Title: c.title, X: c.x, Y: "longest wait, ms (medians, min to max)"}
 	add := func(name string, cell Cell, s sample) {
 		i := slices.IndexFunc(l.Series, func(s plot.Series) bool { return s.Name == name })
 		if i < 0 {
@@ -117,7 +117,7 @@ func (r Results) curve(c curve) plot.Lines {
 		if len(cell.Runs) == 0 || c.at(cell.Load) == 0 {
 			continue
 		}
-		add(cell.Mover, cell, cell.gaps())
+		add(cell.Mover, cell, cell.worstGaps())
 		if cell.Mover == alone {
 			add("criu's own statistics, dump and restore", cell, cell.of(func(r Run) float64 { return milliseconds(r.CRIU.Frozen + r.CRIU.Restore) }))
 		}

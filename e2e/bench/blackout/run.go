@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -44,6 +45,7 @@ type Run struct {
 type bench struct {
 	*world
 	movers    []mover
+	only      *regexp.Regexp // of their names; nil are all
 	installed map[mover]error
 	progress  func(format string, args ...any)
 	last      time.Time // when a mover was last at work
@@ -72,11 +74,18 @@ func (b *bench) scene(ctx context.Context, sc Scene) ([]Cell, error) {
 		}
 	}()
 	for _, m := range b.movers {
-		if !sc.wants(m.name()) {
+		if !sc.wants(m.name()) || b.only != nil && !b.only.MatchString(m.name()) {
 			continue
 		}
 		r := &row{mover: m, Cell: Cell{Scene: sc.Name, Mover: m.name(), Load: sc.Workload}}
 		rows = append(rows, r)
+	}
+	cells := func() []Cell {
+		all := make([]Cell, len(rows))
+		for i, r := range rows {
+			all[i] = r.Cell
+		}
+		return all
 	}
 	for round := range sc.Rounds {
 		for _, r := range rows {
@@ -95,7 +104,7 @@ func (b *bench) scene(ctx context.Context, sc Scene) ([]Cell, error) {
 				}
 			}
 			if ctx.Err() != nil {
-				return nil, ctx.Err()
+				return cells(), ctx.Err()
 			}
 			if err == nil && r.Runs[len(r.Runs)-1].Alive == max(1, sc.Connections) && !r.heavy() {
 				continue
@@ -113,11 +122,7 @@ func (b *bench) scene(ctx context.Context, sc Scene) ([]Cell, error) {
 			}
 		}
 	}
-	cells := make([]Cell, len(rows))
-	for i, r := range rows {
-		cells[i] = r.Cell
-	}
-	return cells, nil
+	return cells(), nil
 }
 
 func (s Scene) wants(name string) bool {

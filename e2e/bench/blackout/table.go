@@ -3,6 +3,7 @@ package blackout
 import (
 	"fmt"
 	"io"
+	"math"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -124,6 +125,11 @@ func (r Results) printPhases(out io.Writer) {
 		if frozen > 0 {
 			here += fmt.Sprintf("; criu: frozen %s, restore %s", number(frozen), number(restore))
 		}
+		if strings.HasPrefix(c.Mover, "nsmigrate") { // others freeze somewhere in their first phase
+			beyond := c.of(func(r Run) float64 { return r.WorstGapMS - milliseconds(r.blackout()) })
+			here += fmt.Sprintf("; clients wait longer than that by p50 %s, p99 %s, max %s",
+				number(beyond.median()), number(beyond.at(0.99)), number(beyond.max()))
+		}
 		fmt.Fprintf(out, "  %s, %s: %s\n", c.Scene, c.Mover, here)
 	}
 	for _, c := range r.Cells {
@@ -143,11 +149,20 @@ func phasesText(phases []Phase) string {
 
 func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
 
+// blackout is how long the mover itself says the service stood still.
+func (t Trace) blackout() time.Duration {
+	var sum time.Duration
+	for _, p := range t.Phases {
+		sum += p.Took
+	}
+	return sum
+}
+
 func number(f float64) string {
 	switch {
-	case f < 10:
+	case math.Abs(f) < 10:
 		return fmt.Sprintf("%.2f", f)
-	case f < 100:
+	case math.Abs(f) < 100:
 		return fmt.Sprintf("%.1f", f)
 	}
 	return fmt.Sprintf("%.0f", f)
