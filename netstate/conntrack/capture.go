@@ -20,6 +20,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nsmigrate/nsmigrate/netstate/nfnl"
 	"github.com/nsmigrate/nsmigrate/netstate/ns"
 	"github.com/nsmigrate/nsmigrate/netstate/rawnl"
 )
@@ -93,25 +94,25 @@ func dump(ctx context.Context, c *rawnl.Conn, typ uint16) ([]rawnl.Message, erro
 
 // carried returns a message without the attributes that can't be given back.
 func carried(m rawnl.Message) rawnl.Message {
-	if len(m.Data) < nfgenLen {
+	if len(m.Data) < nfnl.HeaderLen {
 		return m
 	}
 	drop := []uint16{ctaCountersOrig, ctaCountersReply, ctaUse, ctaID, ctaSecmark, ctaSecctx, ctaTimestamp}
 	if m.Type == typeExpect {
 		drop = []uint16{expectID}
 	}
-	data := rawnl.Rewrite(attrsOf(m), func(a rawnl.Attr) (rawnl.Attr, bool) {
+	data := rawnl.Rewrite(nfnl.Attrs(m), func(a rawnl.Attr) (rawnl.Attr, bool) {
 		// An entry that was created through netlink shows a synproxy state even if it has none.
 		blank := m.Type == typeEntry && a.Kind() == ctaSynproxy && allZero(a.Data)
 		return a, !blank && !slices.Contains(drop, a.Kind())
 	})
-	return request(m.Type, familyOf(m), data)
+	return request(m.Type, nfnl.Family(m), data)
 }
 
 // allZero reports whether all attributes of a run have the value 0.
 func allZero(b []byte) bool {
 	for a := range rawnl.Each(b) {
-		if number(a.Data) != 0 {
+		if nfnl.Number(a.Data) != 0 {
 			return false
 		}
 	}
@@ -120,8 +121,8 @@ func allZero(b []byte) bool {
 
 // key identifies an entry or expectation within a namespace: its tuple and zone.
 func key(m rawnl.Message) []byte {
-	b := attrsOf(m)
-	k := []byte{familyOf(m)}
+	b := nfnl.Attrs(m)
+	k := []byte{nfnl.Family(m)}
 	if m.Type == typeExpect {
 		k = append(k, rawnl.Get(b, expectTuple)...)
 		k = append(k, rawnl.Get(b, expectMask)...)

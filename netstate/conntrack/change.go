@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nsmigrate/nsmigrate/netstate/nfnl"
 	"github.com/nsmigrate/nsmigrate/netstate/ns"
 	"github.com/nsmigrate/nsmigrate/netstate/rawnl"
 )
@@ -135,15 +136,15 @@ func change(gone, come, next []rawnl.Message) (*changes, error) {
 // alike reports whether a captured entry can become another one where it is: translation, helper and master can't be
 // changed (ctnetlink_change_conntrack), and an attribute can't be taken away.
 func alike(old, m rawnl.Message) bool {
-	for a := range rawnl.Each(attrsOf(old)) {
-		now := rawnl.Get(attrsOf(m), a.Kind())
+	for a := range rawnl.Each(nfnl.Attrs(old)) {
+		now := rawnl.Get(nfnl.Attrs(m), a.Kind())
 		fixed := slices.Contains([]uint16{ctaTupleReply, ctaTupleMaster, ctaHelp}, a.Kind())
 		if now == nil || fixed && !bytes.Equal(now, a.Data) {
 			return false
 		}
 	}
 	for _, kind := range []uint16{ctaTupleMaster, ctaHelp} {
-		if rawnl.Get(attrsOf(m), kind) != nil && rawnl.Get(attrsOf(old), kind) == nil {
+		if rawnl.Get(nfnl.Attrs(m), kind) != nil && rawnl.Get(nfnl.Attrs(old), kind) == nil {
 			return false
 		}
 	}
@@ -152,8 +153,8 @@ func alike(old, m rawnl.Message) bool {
 
 // update returns the request that changes an entry which is there into one that a request creates.
 func update(create rawnl.Message) rawnl.Message {
-	attrs := without(attrsOf(create), ctaTupleReply, ctaNATSrc, ctaNATDst, ctaTupleMaster, ctaHelp)
-	return request(create.Type, familyOf(create), rawnl.EncodeAttrs(attrs))
+	attrs := without(nfnl.Attrs(create), ctaTupleReply, ctaNATSrc, ctaNATDst, ctaTupleMaster, ctaHelp)
+	return request(create.Type, nfnl.Family(create), rawnl.EncodeAttrs(attrs))
 }
 
 // remove returns the request that deletes an entry or expectation.
@@ -162,9 +163,9 @@ func remove(m rawnl.Message) rawnl.Message {
 	if m.Type == typeExpect {
 		tuple, zone = expectTuple, expectZone
 	}
-	attrs := rawnl.AppendAttr(nil, tuple|unix.NLA_F_NESTED, rawnl.Get(attrsOf(m), tuple))
-	if id := rawnl.Get(attrsOf(m), zone); id != nil {
+	attrs := rawnl.AppendAttr(nil, tuple|unix.NLA_F_NESTED, rawnl.Get(nfnl.Attrs(m), tuple))
+	if id := rawnl.Get(nfnl.Attrs(m), zone); id != nil {
 		attrs = rawnl.AppendAttr(attrs, zone, id)
 	}
-	return request(m.Type|requestDelete, familyOf(m), attrs)
+	return request(m.Type|requestDelete, nfnl.Family(m), attrs)
 }

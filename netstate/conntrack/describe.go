@@ -1,6 +1,7 @@
 package conntrack
 
 import (
+	"cmp"
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
@@ -8,15 +9,14 @@ import (
 	"slices"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/nsmigrate/nsmigrate/netstate/nfnl"
 	"github.com/nsmigrate/nsmigrate/netstate/rawnl"
 )
 
 // Describe renders a message as one line in the words of `conntrack -L`. It takes any message and is meant
 // for people.
 func Describe(m rawnl.Message) string {
-	b := attrsOf(m)
+	b := nfnl.Attrs(m)
 	switch m.Type {
 	case typeExpect:
 		s := "expectation " + protoName(rawnl.Get(b, expectTuple)) + " " + describeTuple(rawnl.Get(b, expectTuple)) +
@@ -35,7 +35,7 @@ func describeEntry(b []byte) string {
 	orig, reply := rawnl.Get(b, ctaTupleOrig), rawnl.Get(b, ctaTupleReply)
 	parts := []string{protoName(orig)}
 	if state := rawnl.Get(rawnl.Get(rawnl.Get(b, ctaProtoinfo), protoinfoTCP), tcpState); state != nil {
-		parts = append(parts, tcpStateName(number(state)))
+		parts = append(parts, tcpStateName(nfnl.Number(state)))
 	}
 	parts = append(parts, describeTuple(orig))
 	if reply != nil {
@@ -49,19 +49,19 @@ func describeEntry(b []byte) string {
 			addr, _ := netip.AddrFromSlice(first(data, natV4Min, natV6Min))
 			to := addr.String()
 			if port := rawnl.Get(rawnl.Get(data, natProto), natPortMin); port != nil {
-				to = netip.AddrPortFrom(addr, uint16(number(port))).String()
+				to = netip.AddrPortFrom(addr, uint16(nfnl.Number(port))).String()
 			}
 			parts = append(parts, nat.name+"="+to)
 		}
 	}
-	if status := statusNames(number(rawnl.Get(b, ctaStatus))); status != "" {
+	if status := statusNames(nfnl.Number(rawnl.Get(b, ctaStatus))); status != "" {
 		parts = append(parts, "["+status+"]")
 	}
-	if mark := rawnl.Get(b, ctaMark); number(mark) != 0 {
-		parts = append(parts, fmt.Sprintf("mark=%d", number(mark)))
+	if mark := rawnl.Get(b, ctaMark); nfnl.Number(mark) != 0 {
+		parts = append(parts, fmt.Sprintf("mark=%d", nfnl.Number(mark)))
 	}
 	if zone := rawnl.Get(b, ctaZone); zone != nil {
-		parts = append(parts, fmt.Sprintf("zone=%d", number(zone)))
+		parts = append(parts, fmt.Sprintf("zone=%d", nfnl.Number(zone)))
 	}
 	if labels := rawnl.Get(b, ctaLabels); labels != nil {
 		parts = append(parts, "labels=0x"+hex.EncodeToString(labels))
@@ -76,22 +76,8 @@ func describeEntry(b []byte) string {
 }
 
 func protoName(tuple []byte) string {
-	switch proto := number(rawnl.Get(rawnl.Get(tuple, tupleProto), protoNum)); proto {
-	case unix.IPPROTO_TCP:
-		return "tcp"
-	case unix.IPPROTO_UDP:
-		return "udp"
-	case unix.IPPROTO_ICMP:
-		return "icmp"
-	case unix.IPPROTO_ICMPV6:
-		return "icmpv6"
-	case unix.IPPROTO_SCTP:
-		return "sctp"
-	case unix.IPPROTO_GRE:
-		return "gre"
-	default:
-		return fmt.Sprintf("proto-%d", proto)
-	}
+	number := nfnl.Number(rawnl.Get(rawnl.Get(tuple, tupleProto), protoNum))
+	return cmp.Or(nfnl.Protocol(number), fmt.Sprintf("proto-%d", number))
 }
 
 func tcpStateName(state uint64) string {
@@ -129,19 +115,19 @@ func statusNames(status uint64) string {
 // that is left, the marks that translation was looked for and that a flowtable handles the entry, and of
 // TCP's flags those that [Plan] changes and that say whether data is underway.
 func Normalize(m rawnl.Message) rawnl.Message {
-	if len(m.Data) < nfgenLen {
+	if len(m.Data) < nfnl.HeaderLen {
 		return m.Clone()
 	}
 	if m.Type == typeExpect {
-		return request(m.Type, familyOf(m), rawnl.EncodeAttrs(without(attrsOf(carried(m)), expectTimeout)))
+		return request(m.Type, nfnl.Family(m), rawnl.EncodeAttrs(without(nfnl.Attrs(carried(m)), expectTimeout)))
 	}
-	data := rawnl.Rewrite(attrsOf(carried(m)), func(a rawnl.Attr) (rawnl.Attr, bool) {
+	data := rawnl.Rewrite(nfnl.Attrs(carried(m)), func(a rawnl.Attr) (rawnl.Attr, bool) {
 		switch a.Kind() {
 		case ctaTimeout:
 			return a, false
 		case ctaStatus:
 			const volatile = statusSrcNATDone | statusDstNATDone | statusOffload | statusHWOffload
-			a.Data = binary.BigEndian.AppendUint32(nil, uint32(number(a.Data))&^volatile)
+			a.Data = binary.BigEndian.AppendUint32(nil, uint32(nfnl.Number(a.Data))&^volatile)
 		case ctaProtoinfo:
 			a.Data = rawnl.Rewrite(a.Data, func(p rawnl.Attr) (rawnl.Attr, bool) {
 				if p.Kind() == protoinfoTCP {
@@ -152,7 +138,7 @@ func Normalize(m rawnl.Message) rawnl.Message {
 		}
 		return a, true
 	})
-	return request(m.Type, familyOf(m), data)
+	return request(m.Type, nfnl.Family(m), data)
 }
 
 func normalTCP(a rawnl.Attr) (rawnl.Attr, bool) {
@@ -176,7 +162,7 @@ func Filter(msgs []rawnl.Message, addresses []netip.Addr) []rawnl.Message {
 			tuples = []uint16{expectMaster, expectTuple}
 		}
 		for _, kind := range tuples {
-			if src, dst := addrs(rawnl.Get(attrsOf(m), kind)); wanted[src] || wanted[dst] {
+			if src, dst := addrs(rawnl.Get(nfnl.Attrs(m), kind)); wanted[src] || wanted[dst] {
 				return false
 			}
 		}

@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nsmigrate/nsmigrate/netstate/nfnl"
 	"github.com/nsmigrate/nsmigrate/netstate/rawnl"
 )
 
@@ -59,7 +60,7 @@ func expectations(msgs []rawnl.Message) []rawnl.Message {
 		m = inMastersZone(carried(m), msgs)
 		m.Flags = unix.NLM_F_CREATE
 		plan = append(plan, m)
-		if rawnl.Get(attrsOf(m), expectTimeout) != nil {
+		if rawnl.Get(nfnl.Attrs(m), expectTimeout) != nil {
 			plan = append(plan, rawnl.Message{Type: m.Type, Data: m.Data})
 		}
 	}
@@ -70,18 +71,18 @@ func expectations(msgs []rawnl.Message) []rawnl.Message {
 // show (ctnetlink_exp_dump_expect). Of masters with the same tuple in several zones it is the first that
 // has a helper.
 func inMastersZone(expect rawnl.Message, msgs []rawnl.Message) rawnl.Message {
-	b := attrsOf(expect)
+	b := nfnl.Attrs(expect)
 	if rawnl.Get(b, expectZone) != nil {
 		return expect
 	}
 	master := rawnl.Get(b, expectMaster)
 	for _, m := range msgs {
-		entry := attrsOf(m)
+		entry := nfnl.Attrs(m)
 		if m.Type != typeEntry || !bytes.Equal(rawnl.Get(entry, ctaTupleOrig), master) || rawnl.Get(entry, ctaHelp) == nil {
 			continue
 		}
 		if zone := rawnl.Get(entry, ctaZone); zone != nil {
-			return request(expect.Type, familyOf(expect), rawnl.AppendAttr(slices.Clone(b), expectZone, zone))
+			return request(expect.Type, nfnl.Family(expect), rawnl.AppendAttr(slices.Clone(b), expectZone, zone))
 		}
 		break
 	}
@@ -96,9 +97,9 @@ func mastersFirst(some, all []rawnl.Message) []rawnl.Message {
 	for _, m := range some {
 		switch {
 		case m.Type != typeEntry:
-		case rawnl.Get(attrsOf(m), ctaTupleMaster) != nil:
+		case rawnl.Get(nfnl.Attrs(m), ctaTupleMaster) != nil:
 			waiting = append(waiting, m)
-			pending[string(rawnl.Get(attrsOf(m), ctaTupleOrig))] = true
+			pending[string(rawnl.Get(nfnl.Attrs(m), ctaTupleOrig))] = true
 		default:
 			ordered = append(ordered, m)
 		}
@@ -108,23 +109,23 @@ func mastersFirst(some, all []rawnl.Message) []rawnl.Message {
 	}
 	known := map[string]bool{}
 	for _, m := range all {
-		if tuple := rawnl.Get(attrsOf(m), ctaTupleOrig); m.Type == typeEntry && !pending[string(tuple)] {
+		if tuple := rawnl.Get(nfnl.Attrs(m), ctaTupleOrig); m.Type == typeEntry && !pending[string(tuple)] {
 			known[string(tuple)] = true
 		}
 	}
 	for len(waiting) > 0 {
 		var still []rawnl.Message
 		for _, m := range waiting {
-			if known[string(rawnl.Get(attrsOf(m), ctaTupleMaster))] {
+			if known[string(rawnl.Get(nfnl.Attrs(m), ctaTupleMaster))] {
 				ordered = append(ordered, m)
-				known[string(rawnl.Get(attrsOf(m), ctaTupleOrig))] = true
+				known[string(rawnl.Get(nfnl.Attrs(m), ctaTupleOrig))] = true
 			} else {
 				still = append(still, m)
 			}
 		}
 		if len(still) == len(waiting) {
 			for _, m := range still {
-				ordered = append(ordered, request(m.Type, familyOf(m), rawnl.EncodeAttrs(without(attrsOf(m), ctaTupleMaster))))
+				ordered = append(ordered, request(m.Type, nfnl.Family(m), rawnl.EncodeAttrs(without(nfnl.Attrs(m), ctaTupleMaster))))
 			}
 			break
 		}
@@ -143,7 +144,7 @@ func without(b []byte, kinds ...uint16) []rawnl.Attr {
 
 // create returns the message that creates a captured entry.
 func create(m rawnl.Message) rawnl.Message {
-	b := attrsOf(carried(m))
+	b := nfnl.Attrs(carried(m))
 	orig, reply := rawnl.Get(b, ctaTupleOrig), rawnl.Get(b, ctaTupleReply)
 	plain := plainReply(orig, reply)
 	out := rawnl.Rewrite(b, func(a rawnl.Attr) (rawnl.Attr, bool) {
@@ -151,7 +152,7 @@ func create(m rawnl.Message) rawnl.Message {
 		case ctaTupleReply:
 			a.Data = plain
 		case ctaStatus:
-			a.Data = binary.BigEndian.AppendUint32(nil, uint32(number(a.Data))&^statusNotOurs|statusConfirmed)
+			a.Data = binary.BigEndian.AppendUint32(nil, uint32(nfnl.Number(a.Data))&^statusNotOurs|statusConfirmed)
 		case ctaProtoinfo:
 			a.Data = liberal(a.Data)
 		case ctaNATSrc, ctaNATDst:
@@ -168,7 +169,7 @@ func create(m rawnl.Message) rawnl.Message {
 	if rawnl.Get(b, ctaTimeout) == nil {
 		out = appendOffloaded(out, orig)
 	}
-	plan := request(m.Type, familyOf(m), out)
+	plan := request(m.Type, nfnl.Family(m), out)
 	plan.Flags = unix.NLM_F_CREATE | unix.NLM_F_EXCL
 	return plan
 }
@@ -194,7 +195,7 @@ func liberal(protoinfo []byte) []byte {
 // life and, for TCP, its state, which is established while it is there (ctnetlink_dump_info).
 func appendOffloaded(b, orig []byte) []byte {
 	life := uint32(otherLife)
-	if number(rawnl.Get(rawnl.Get(orig, tupleProto), protoNum)) == unix.IPPROTO_TCP {
+	if nfnl.Number(rawnl.Get(rawnl.Get(orig, tupleProto), protoNum)) == unix.IPPROTO_TCP {
 		life = tcpLife
 	}
 	if life == tcpLife && rawnl.Get(b, ctaProtoinfo) == nil {

@@ -2,13 +2,13 @@ package conntrack
 
 import (
 	"bytes"
-	"encoding/binary"
 	"fmt"
 	"net/netip"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nsmigrate/nsmigrate/netstate/nfnl"
 	"github.com/nsmigrate/nsmigrate/netstate/rawnl"
 )
 
@@ -133,26 +133,11 @@ func describeTuple(tuple []byte) string {
 		{protoICMPv6ID, "id"},
 	} {
 		if v := rawnl.Get(proto, f.kind); v != nil {
-			s.WriteString(fmt.Sprintf(" %s=%d", f.label, number(v)))
+			s.WriteString(fmt.Sprintf(" %s=%d", f.label, nfnl.Number(v)))
 		}
 	}
 	if zone := rawnl.Get(tuple, tupleZone); zone != nil {
-		s.WriteString(fmt.Sprintf(" zone=%d", number(zone)))
+		s.WriteString(fmt.Sprintf(" zone=%d", nfnl.Number(zone)))
 	}
 	return s.String()
-}
-
-// number reads an integer of 1, 2, 4 or 8 bytes in network byte order, the only order ctnetlink uses.
-func number(b []byte) uint64 {
-	switch {
-	case len(b) >= 8:
-		return binary.BigEndian.Uint64(b)
-	case len(b) >= 4:
-		return uint64(binary.BigEndian.Uint32(b))
-	case len(b) >= 2:
-		return uint64(binary.BigEndian.Uint16(b))
-	case len(b) == 1:
-		return uint64(b[0])
-	}
-	return 0
 }

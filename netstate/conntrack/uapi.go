@@ -121,23 +121,6 @@ const (
 	tcpFlagChallenged = 1 << 6
 )
 
-// nfgenLen is the size of struct nfgenmsg, which precedes the attributes of every message.
-const nfgenLen = 4
-
-func attrsOf(m rawnl.Message) []byte {
-	if len(m.Data) < nfgenLen {
-		return nil
-	}
-	return m.Data[nfgenLen:]
-}
-
-func familyOf(m rawnl.Message) byte {
-	if len(m.Data) == 0 {
-		return 0
-	}
-	return m.Data[0]
-}
-
 // request returns a message of a family with attributes.
 func request(typ uint16, family byte, attrs []byte) rawnl.Message {
 	return rawnl.Message{Type: typ, Data: append([]byte{family, unix.NFNETLINK_V0, 0, 0}, attrs...)}

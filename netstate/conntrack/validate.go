@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nsmigrate/nsmigrate/netstate/nfnl"
 	"github.com/nsmigrate/nsmigrate/netstate/rawnl"
 )
 
@@ -23,13 +24,13 @@ func Validate(m rawnl.Message) error {
 	default:
 		return fmt.Errorf("%w: message type %#x is not of conntrack", rawnl.ErrMalformed, m.Type)
 	}
-	if len(m.Data) < nfgenLen {
+	if len(m.Data) < nfnl.HeaderLen {
 		return fmt.Errorf("%w: conntrack message of %d bytes", rawnl.ErrMalformed, len(m.Data))
 	}
 	if family := m.Data[0]; family != unix.AF_INET && family != unix.AF_INET6 {
 		return fmt.Errorf("%w: conntrack family %d", rawnl.ErrMalformed, family)
 	}
-	attrs, err := rawnl.ParseAttrs(attrsOf(m))
+	attrs, err := rawnl.ParseAttrs(nfnl.Attrs(m))
 	if err != nil {
 		return fmt.Errorf("conntrack: %w", err)
 	}

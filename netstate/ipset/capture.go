@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nsmigrate/nsmigrate/netstate/nfnl"
 	"github.com/nsmigrate/nsmigrate/netstate/ns"
 	"github.com/nsmigrate/nsmigrate/netstate/rawnl"
 )
@@ -75,10 +76,10 @@ func protocol(ctx context.Context, c *rawnl.Conn) (byte, error) {
 	if len(msgs) != 1 {
 		return 0, fmt.Errorf("%w: %d answers", rawnl.ErrMalformed, len(msgs))
 	}
-	newest := byte(number(rawnl.Get(attrsOf(msgs[0]), attrProtocol)))
+	newest := byte(nfnl.Number(rawnl.Get(nfnl.Attrs(msgs[0]), attrProtocol)))
 	oldest := newest
-	if b := rawnl.Get(attrsOf(msgs[0]), attrProtocolMin); b != nil {
-		oldest = byte(number(b))
+	if b := rawnl.Get(nfnl.Attrs(msgs[0]), attrProtocolMin); b != nil {
+		oldest = byte(nfnl.Number(b))
 	}
 	if newest < protocolMin || oldest > protocolMax {
 		return 0, fmt.Errorf("the kernel speaks versions %d to %d, not %d to %d", oldest, newest, protocolMin, protocolMax)
@@ -91,7 +92,7 @@ func indexOf(ctx context.Context, c *rawnl.Conn, version byte, m rawnl.Message) 
 	if version < protocolMax {
 		return nil, nil
 	}
-	msgs, err := c.Request(ctx, request(subsystem|cmdByName, about(version, rawnl.Get(attrsOf(m), attrSetname))))
+	msgs, err := c.Request(ctx, request(subsystem|cmdByName, about(version, rawnl.Get(nfnl.Attrs(m), attrSetname))))
 	if errors.Is(err, unix.ENOENT) {
 		return nil, nil // gone since
 	}
@@ -101,13 +102,13 @@ func indexOf(ctx context.Context, c *rawnl.Conn, version byte, m rawnl.Message) 
 	if len(msgs) != 1 {
 		return nil, fmt.Errorf("%w: %d answers", rawnl.ErrMalformed, len(msgs))
 	}
-	return rawnl.Get(attrsOf(msgs[0]), attrIndex), nil
+	return rawnl.Get(nfnl.Attrs(msgs[0]), attrIndex), nil
 }
 
 // set returns the message that makes a set as it was dumped.
 func set(version byte, m rawnl.Message, index []byte) rawnl.Message {
-	attrs := about(version, rawnl.Get(attrsOf(m), attrSetname))
-	for a := range rawnl.Each(attrsOf(m)) {
+	attrs := about(version, rawnl.Get(nfnl.Attrs(m), attrSetname))
+	for a := range rawnl.Each(nfnl.Attrs(m)) {
 		switch a.Kind() {
 		case attrTypename, attrRevision, attrFamily:
 			attrs = rawnl.AppendAttr(attrs, a.Type, a.Data)
@@ -147,7 +148,7 @@ func elements(version byte, dumped []rawnl.Message) []rawnl.Message {
 	var list [][]byte
 	size := 0
 	for _, m := range dumped {
-		for e := range rawnl.Each(rawnl.Get(attrsOf(m), attrList)) {
+		for e := range rawnl.Each(rawnl.Get(nfnl.Attrs(m), attrList)) {
 			data := rawnl.Rewrite(e.Data, func(a rawnl.Attr) (rawnl.Attr, bool) { return inOrder(a, dataIP, dataIPTo, elemIP2, elemIP2To), true })
 			list = append(list, data)
 			size += rawnl.Align(len(data))
@@ -156,7 +157,7 @@ func elements(version byte, dumped []rawnl.Message) []rawnl.Message {
 	if !isList(dumped[0]) {
 		slices.SortFunc(list, bytes.Compare)
 	}
-	head := request(typeElement, about(version, rawnl.Get(attrsOf(dumped[0]), attrSetname))).Data
+	head := request(typeElement, about(version, rawnl.Get(nfnl.Attrs(dumped[0]), attrSetname))).Data
 	buf := make([]byte, 0, size+len(list)*(len(head)+unix.SizeofNlAttr))
 	msgs := make([]rawnl.Message, 0, len(list))
 	for _, data := range list {

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/nsmigrate/nsmigrate/netstate/nfnl"
 	"github.com/nsmigrate/nsmigrate/netstate/rawnl"
 )
 
@@ -36,8 +37,8 @@ func Change(gone, come, next []rawnl.Message) ([]rawnl.Message, error) {
 	for _, m := range next {
 		if name := nameOf(m); m.Type == typeSet && isList(m) && altered[name] {
 			anew[name] = true
-			protocol := rawnl.Get(attrsOf(m), attrProtocol)[0]
-			flushes = append(flushes, request(subsystem|cmdFlush, about(protocol, rawnl.Get(attrsOf(m), attrSetname))))
+			protocol := rawnl.Get(nfnl.Attrs(m), attrProtocol)[0]
+			flushes = append(flushes, request(subsystem|cmdFlush, about(protocol, rawnl.Get(nfnl.Attrs(m), attrSetname))))
 		}
 	}
 	one := func(m rawnl.Message) bool { return m.Type == typeElement && !anew[nameOf(m)] }
@@ -54,7 +55,7 @@ func filter(msgs []rawnl.Message, keep func(rawnl.Message) bool) []rawnl.Message
 }
 
 func isList(m rawnl.Message) bool {
-	return strings.HasPrefix(rawnl.CString(rawnl.Get(attrsOf(m), attrTypename)), "list:")
+	return strings.HasPrefix(rawnl.CString(rawnl.Get(nfnl.Attrs(m), attrTypename)), "list:")
 }
 
 // sameSets compares the sets among the messages. The size of a set's table, which grows by itself, is no difference.
@@ -64,7 +65,7 @@ func sameSets(gone, come []rawnl.Message) error {
 	}
 	was, is := sets(gone), sets(come)
 	fixed := func(m rawnl.Message) []byte {
-		return rawnl.Rewrite(attrsOf(m), func(a rawnl.Attr) (rawnl.Attr, bool) {
+		return rawnl.Rewrite(nfnl.Attrs(m), func(a rawnl.Attr) (rawnl.Attr, bool) {
 			if a.Kind() == attrData {
 				a.Data = rawnl.Rewrite(a.Data, func(p rawnl.Attr) (rawnl.Attr, bool) { return p, p.Kind() != setHashsize })
 			}

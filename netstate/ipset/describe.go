@@ -1,6 +1,7 @@
 package ipset
 
 import (
+	"cmp"
 	"fmt"
 	"net"
 	"net/netip"
@@ -9,17 +10,18 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nsmigrate/nsmigrate/netstate/nfnl"
 	"github.com/nsmigrate/nsmigrate/netstate/rawnl"
 )
 
 // Describe renders a message as one line in the words of `ipset save`. It takes any message and is meant for people.
 func Describe(m rawnl.Message) string {
-	data := rawnl.Get(attrsOf(m), attrData)
+	data := rawnl.Get(nfnl.Attrs(m), attrData)
 	switch m.Type {
 	case typeSet:
 		return describeSet(m, data)
 	case typeElement:
-		if list := rawnl.Get(attrsOf(m), attrList); list != nil {
+		if list := rawnl.Get(nfnl.Attrs(m), attrList); list != nil {
 			n := 0
 			for range rawnl.Each(list) {
 				n++
@@ -38,8 +40,8 @@ func Describe(m rawnl.Message) string {
 }
 
 func describeSet(m rawnl.Message, data []byte) string {
-	parts := []string{"create", nameOf(m), rawnl.CString(rawnl.Get(attrsOf(m), attrTypename))}
-	switch number(rawnl.Get(attrsOf(m), attrFamily)) {
+	parts := []string{"create", nameOf(m), rawnl.CString(rawnl.Get(nfnl.Attrs(m), attrTypename))}
+	switch nfnl.Number(rawnl.Get(nfnl.Attrs(m), attrFamily)) {
 	case unix.NFPROTO_IPV4:
 		parts = append(parts, "family inet")
 	case unix.NFPROTO_IPV6:
@@ -57,7 +59,7 @@ func describeSet(m rawnl.Message, data []byte) string {
 		case !ok:
 			word = fmt.Sprintf("attr%d", a.Kind())
 		}
-		value := fmt.Sprint(number(a.Data))
+		value := fmt.Sprint(nfnl.Number(a.Data))
 		if a.Kind() == dataIP || a.Kind() == dataIPTo {
 			value = addrText(a.Data)
 		}
@@ -75,10 +77,11 @@ func describeElement(data []byte) string {
 	}
 	proto := ""
 	if b := rawnl.Get(data, dataProto); b != nil {
-		proto = protoName(byte(number(b))) + ":"
+		number := nfnl.Number(b)
+		proto = cmp.Or(nfnl.Protocol(number), fmt.Sprint(number)) + ":"
 	}
 	for a := range rawnl.Each(data) {
-		switch n := number(a.Data); a.Kind() {
+		switch n := nfnl.Number(a.Data); a.Kind() {
 		case dataIP, elemIP2:
 			values = append(values, addrText(a.Data))
 		case dataIPTo, dataPortTo:
@@ -130,37 +133,21 @@ func addrText(b []byte) string {
 	return "?"
 }
 
-func protoName(proto byte) string {
-	switch proto {
-	case unix.IPPROTO_TCP:
-		return "tcp"
-	case unix.IPPROTO_UDP:
-		return "udp"
-	case unix.IPPROTO_ICMP:
-		return "icmp"
-	case unix.IPPROTO_ICMPV6:
-		return "icmpv6"
-	case unix.IPPROTO_SCTP:
-		return "sctp"
-	}
-	return fmt.Sprint(proto)
-}
-
 // Normalize returns a message without what may differ between two equal sets, for comparison: the number of a set and
 // the revision of its type; the size and depth of its table and the seed of its hash; the life that is left to an element
 // and the packets that it counted.
 func Normalize(m rawnl.Message) rawnl.Message {
-	if len(m.Data) < nfgenLen {
+	if len(m.Data) < nfnl.HeaderLen {
 		return m.Clone()
 	}
 	drop := []uint16{setInitval, setHashsize, setBucketsize}
 	if m.Type == typeElement {
 		drop = []uint16{elemBytes, elemPackets}
 	}
-	return request(m.Type, rawnl.Rewrite(attrsOf(m), func(a rawnl.Attr) (rawnl.Attr, bool) {
+	return request(m.Type, rawnl.Rewrite(nfnl.Attrs(m), func(a rawnl.Attr) (rawnl.Attr, bool) {
 		if a.Kind() == attrData {
 			a.Data = rawnl.Rewrite(a.Data, func(p rawnl.Attr) (rawnl.Attr, bool) {
-				passing := m.Type == typeElement && p.Kind() == dataTimeout && number(p.Data) != 0
+				passing := m.Type == typeElement && p.Kind() == dataTimeout && nfnl.Number(p.Data) != 0
 				return p, !passing && !slices.Contains(drop, p.Kind())
 			})
 		}

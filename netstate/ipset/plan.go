@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nsmigrate/nsmigrate/netstate/nfnl"
 	"github.com/nsmigrate/nsmigrate/netstate/rawnl"
 )
 
@@ -23,8 +24,8 @@ func Plan(msgs []rawnl.Message) ([]rawnl.Message, error) {
 	plan := sets(msgs)
 	var destroys []rawnl.Message
 	for _, m := range plan {
-		if name := rawnl.Get(attrsOf(m), attrSetname); isPlaceholder(m) {
-			protocol := rawnl.Get(attrsOf(m), attrProtocol)[0]
+		if name := rawnl.Get(nfnl.Attrs(m), attrSetname); isPlaceholder(m) {
+			protocol := rawnl.Get(nfnl.Attrs(m), attrProtocol)[0]
 			destroys = append(destroys, request(subsystem|cmdDestroy, about(protocol, name)))
 		}
 	}
@@ -45,7 +46,7 @@ func sets(msgs []rawnl.Message) []rawnl.Message {
 		for i := len(plan); i < index(m, i); i++ {
 			plan = append(plan, placeholder(m, i))
 		}
-		made := request(typeSet, rawnl.Rewrite(attrsOf(m), func(a rawnl.Attr) (rawnl.Attr, bool) { return a, a.Kind() != attrIndex }))
+		made := request(typeSet, rawnl.Rewrite(nfnl.Attrs(m), func(a rawnl.Attr) (rawnl.Attr, bool) { return a, a.Kind() != attrIndex }))
 		made.Flags = unix.NLM_F_CREATE | unix.NLM_F_EXCL
 		plan = append(plan, made)
 	}
@@ -54,8 +55,8 @@ func sets(msgs []rawnl.Message) []rawnl.Message {
 
 // index returns the number of a set, or the given one if the set has none.
 func index(m rawnl.Message, none int) int {
-	if b := rawnl.Get(attrsOf(m), attrIndex); b != nil {
-		return int(number(b))
+	if b := rawnl.Get(nfnl.Attrs(m), attrIndex); b != nil {
+		return int(nfnl.Number(b))
 	}
 	return none
 }
@@ -69,7 +70,7 @@ func isPlaceholder(m rawnl.Message) bool {
 
 // placeholder returns a message that makes a set like m, as small as its type allows.
 func placeholder(m rawnl.Message, n int) rawnl.Message {
-	attrs := rawnl.Rewrite(attrsOf(m), func(a rawnl.Attr) (rawnl.Attr, bool) {
+	attrs := rawnl.Rewrite(nfnl.Attrs(m), func(a rawnl.Attr) (rawnl.Attr, bool) {
 		switch a.Kind() {
 		case attrSetname:
 			a.Data = append([]byte(placeholderPrefix+fmt.Sprint(n)), 0)
@@ -100,7 +101,7 @@ func additions(msgs []rawnl.Message) []rawnl.Message {
 		var list []byte
 		line := uint32(0)
 		for ; i < len(msgs) && msgs[i].Type == typeElement && nameOf(msgs[i]) == nameOf(m); i++ {
-			data := rawnl.Get(attrsOf(msgs[i]), attrData)
+			data := rawnl.Get(nfnl.Attrs(msgs[i]), attrData)
 			if line > 0 && len(list)+len(data)+unix.SizeofNlAttr > listMax {
 				break
 			}
@@ -109,7 +110,7 @@ func additions(msgs []rawnl.Message) []rawnl.Message {
 			data = rawnl.AppendAttr(slices.Clone(data), attrLine|unix.NLA_F_NET_BYTEORDER, binary.BigEndian.AppendUint32(nil, line))
 			list = rawnl.AppendAttr(list, attrData|unix.NLA_F_NESTED, data)
 		}
-		attrs := about(rawnl.Get(attrsOf(m), attrProtocol)[0], rawnl.Get(attrsOf(m), attrSetname))
+		attrs := about(rawnl.Get(nfnl.Attrs(m), attrProtocol)[0], rawnl.Get(nfnl.Attrs(m), attrSetname))
 		attrs = rawnl.AppendAttr(attrs, attrLine|unix.NLA_F_NET_BYTEORDER, make([]byte, 4))
 		plan = append(plan, request(typeElement, rawnl.AppendAttr(attrs, attrList|unix.NLA_F_NESTED, list)))
 	}

@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nsmigrate/nsmigrate/netstate/nfnl"
 	"github.com/nsmigrate/nsmigrate/netstate/rawnl"
 )
 
@@ -23,7 +24,7 @@ func worded(err error, plan []rawnl.Message) error {
 	}
 	kind := ""
 	for _, m := range plan {
-		if typ := rawnl.Get(attrsOf(m), attrTypename); typ != nil && nameOf(m) == nameOf(plan[refused.Index]) {
+		if typ := rawnl.Get(nfnl.Attrs(m), attrTypename); typ != nil && nameOf(m) == nameOf(plan[refused.Index]) {
 			kind, _, _ = strings.Cut(rawnl.CString(typ), ":")
 		}
 	}

@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nsmigrate/nsmigrate/netstate/nfnl"
 	"github.com/nsmigrate/nsmigrate/netstate/ns"
 	"github.com/nsmigrate/nsmigrate/netstate/rawnl"
 )
@@ -51,9 +52,9 @@ func addedBy(typename string, revision byte) addition {
 // lowered returns the message that makes a set with the newest revision that the kernel has, if it was made with a newer
 // one that it does not need.
 func lowered(m rawnl.Message, newest byte) (rawnl.Message, error) {
-	typename := rawnl.CString(rawnl.Get(attrsOf(m), attrTypename))
-	data := rawnl.Get(attrsOf(m), attrData)
-	old := byte(number(rawnl.Get(attrsOf(m), attrRevision)))
+	typename := rawnl.CString(rawnl.Get(nfnl.Attrs(m), attrTypename))
+	data := rawnl.Get(nfnl.Attrs(m), attrData)
+	old := byte(nfnl.Number(rawnl.Get(nfnl.Attrs(m), attrRevision)))
 	for revision := old; revision > newest; revision-- {
 		switch added := addedBy(typename, revision); {
 		case added == tuning:
@@ -65,7 +66,7 @@ func lowered(m rawnl.Message, newest byte) (rawnl.Message, error) {
 	if old <= newest {
 		return m, nil
 	}
-	m.Data = request(m.Type, rawnl.Rewrite(attrsOf(m), func(a rawnl.Attr) (rawnl.Attr, bool) {
+	m.Data = request(m.Type, rawnl.Rewrite(nfnl.Attrs(m), func(a rawnl.Attr) (rawnl.Attr, bool) {
 		if a.Kind() == attrRevision {
 			a.Data = []byte{newest}
 		}
@@ -91,16 +92,16 @@ func adapt(ctx context.Context, n *ns.NS, plan []rawnl.Message) ([]rawnl.Message
 		if m.Type != typeSet {
 			continue
 		}
-		typename, family := rawnl.Get(attrsOf(m), attrTypename), rawnl.Get(attrsOf(m), attrFamily)
+		typename, family := rawnl.Get(nfnl.Attrs(m), attrTypename), rawnl.Get(nfnl.Attrs(m), attrFamily)
 		k := kind{string(typename), string(family)}
 		if _, asked := newest[k]; !asked {
-			attrs := rawnl.AppendAttr(nil, attrProtocol, rawnl.Get(attrsOf(m), attrProtocol))
+			attrs := rawnl.AppendAttr(nil, attrProtocol, rawnl.Get(nfnl.Attrs(m), attrProtocol))
 			attrs = rawnl.AppendAttr(rawnl.AppendAttr(attrs, attrTypename, typename), attrFamily, family)
 			answer, err := c.Request(ctx, request(subsystem|cmdType, attrs))
 			if err != nil || len(answer) != 1 {
 				continue // what is wrong with it, the kernel says when the set is to be made
 			}
-			newest[k] = byte(number(rawnl.Get(attrsOf(answer[0]), attrRevision)))
+			newest[k] = byte(nfnl.Number(rawnl.Get(nfnl.Attrs(answer[0]), attrRevision)))
 		}
 		if adapted[i], err = lowered(m, newest[k]); err != nil {
 			return nil, fmt.Errorf("%s: %w", Describe(m), err)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"testing"
 
+	"github.com/nsmigrate/nsmigrate/netstate/nfnl"
 	"github.com/nsmigrate/nsmigrate/netstate/rawnl"
 )
 
@@ -36,7 +37,7 @@ func TestLowered(t *testing.T) {
 		attrs = rawnl.AppendAttr(rawnl.AppendAttr(attrs, attrRevision, []byte{c.have}), attrFamily, []byte{2})
 		m := request(typeSet, rawnl.AppendAttr(attrs, attrData, c.data))
 		got, err := lowered(m, c.newest)
-		revision := rawnl.Get(attrsOf(got), attrRevision)[0]
+		revision := rawnl.Get(nfnl.Attrs(got), attrRevision)[0]
 		if (c.want == 0) != errors.Is(err, errRevision) || (c.want == 0) != (err != nil) || c.want != 0 && revision != c.want {
 			t.Errorf("%+v: revision %d, %v", c, revision, err)
 		}

@@ -1,10 +1,9 @@
 package ipset
 
 import (
-	"encoding/binary"
-
 	"golang.org/x/sys/unix"
 
+	"github.com/nsmigrate/nsmigrate/netstate/nfnl"
 	"github.com/nsmigrate/nsmigrate/netstate/rawnl"
 )
 
@@ -88,16 +87,6 @@ const (
 	protocolMin = 6
 )
 
-// nfgenLen is the size of struct nfgenmsg, which precedes the attributes of every message.
-const nfgenLen = 4
-
-func attrsOf(m rawnl.Message) []byte {
-	if len(m.Data) < nfgenLen {
-		return nil
-	}
-	return m.Data[nfgenLen:]
-}
-
 // request returns a message with attributes.
 func request(typ uint16, attrs []byte) rawnl.Message {
 	return rawnl.Message{Type: typ, Data: append([]byte{unix.AF_INET, unix.NFNETLINK_V0, 0, 0}, attrs...)}
@@ -108,19 +97,4 @@ func about(protocol byte, set []byte) []byte {
 	return rawnl.AppendAttr(rawnl.AppendAttr(nil, attrProtocol, []byte{protocol}), attrSetname, set)
 }
 
-func nameOf(m rawnl.Message) string { return rawnl.CString(rawnl.Get(attrsOf(m), attrSetname)) }
-
-// number reads an integer in network byte order, the only order that data has.
-func number(b []byte) uint64 {
-	switch len(b) {
-	case 1:
-		return uint64(b[0])
-	case 2:
-		return uint64(binary.BigEndian.Uint16(b))
-	case 4:
-		return uint64(binary.BigEndian.Uint32(b))
-	case 8:
-		return binary.BigEndian.Uint64(b)
-	}
-	return 0
-}
+func nameOf(m rawnl.Message) string { return rawnl.CString(rawnl.Get(nfnl.Attrs(m), attrSetname)) }

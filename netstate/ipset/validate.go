@@ -3,6 +3,7 @@ package ipset
 import (
 	"fmt"
 
+	"github.com/nsmigrate/nsmigrate/netstate/nfnl"
 	"github.com/nsmigrate/nsmigrate/netstate/rawnl"
 )
 
@@ -19,21 +20,21 @@ func Validate(m rawnl.Message) error {
 	default:
 		return fmt.Errorf("%w: message type %#x is not of ipset", rawnl.ErrMalformed, m.Type)
 	}
-	if m.Flags != 0 || len(m.Data) < nfgenLen {
+	if m.Flags != 0 || len(m.Data) < nfnl.HeaderLen {
 		return fmt.Errorf("%w: ipset message of %d bytes with flags %#x", rawnl.ErrMalformed, len(m.Data), m.Flags)
 	}
-	if err := nest.Check(attrsOf(m)); err != nil {
+	if err := nest.Check(nfnl.Attrs(m)); err != nil {
 		return fmt.Errorf("ipset: %w", err)
 	}
 	for _, kind := range required {
-		if len(rawnl.Get(attrsOf(m), kind)) == 0 && kind != attrData {
+		if len(rawnl.Get(nfnl.Attrs(m), kind)) == 0 && kind != attrData {
 			return fmt.Errorf("%w: ipset message without attribute %d", rawnl.ErrMalformed, kind)
 		}
 	}
-	for a := range rawnl.Each(attrsOf(m)) {
+	for a := range rawnl.Each(nfnl.Attrs(m)) {
 		switch a.Kind() {
 		case attrProtocol:
-			if v := number(a.Data); v < protocolMin || v > protocolMax {
+			if v := nfnl.Number(a.Data); v < protocolMin || v > protocolMax {
 				return fmt.Errorf("%w: version %d of the ipset protocol", rawnl.ErrMalformed, v)
 			}
 		case attrList:

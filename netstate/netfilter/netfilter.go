@@ -5,6 +5,7 @@ package netfilter
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -15,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nsmigrate/nsmigrate/netstate/nfnl"
 	"github.com/nsmigrate/nsmigrate/netstate/ns"
 	"github.com/nsmigrate/nsmigrate/netstate/rawnl"
 )
@@ -25,7 +27,6 @@ const (
 	typeTimeout = unix.NFNL_SUBSYS_CTNETLINK_TIMEOUT << 8
 	cmdGet      = 1
 
-	nfgenLen = 4 // struct nfgenmsg
 	attrName = 1 // of both; it ends with a zero
 	nameMax  = 32
 
@@ -68,7 +69,7 @@ func capture(ctx context.Context, n *ns.NS, typ uint16) ([]rawnl.Message, error)
 		return nil, err
 	}
 	defer c.Close()
-	msgs, err := c.Dump(ctx, rawnl.Message{Type: typ | cmdGet, Data: make([]byte, nfgenLen)})
+	msgs, err := c.Dump(ctx, rawnl.Message{Type: typ | cmdGet, Data: make([]byte, nfnl.HeaderLen)})
 	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP) {
 		return nil, nil // the kernel has no such subsystem
 	}
@@ -84,10 +85,10 @@ func capture(ctx context.Context, n *ns.NS, typ uint16) ([]rawnl.Message, error)
 // stated returns a dumped object with what a request can state: not how many rules refer to it, and not that a quota was
 // exceeded, which its counters tell.
 func stated(m rawnl.Message) rawnl.Message {
-	if len(m.Data) < nfgenLen {
+	if len(m.Data) < nfnl.HeaderLen {
 		return m
 	}
-	return rawnl.Message{Type: m.Type, Data: append(make([]byte, nfgenLen), rawnl.Rewrite(m.Data[nfgenLen:], func(a rawnl.Attr) (rawnl.Attr, bool) {
+	return rawnl.Message{Type: m.Type, Data: append(make([]byte, nfnl.HeaderLen), rawnl.Rewrite(m.Data[nfnl.HeaderLen:], func(a rawnl.Attr) (rawnl.Attr, bool) {
 		if m.Type == typeAccount && a.Kind() == acctFlags && len(a.Data) == 4 {
 			a.Data = binary.BigEndian.AppendUint32(nil, binary.BigEndian.Uint32(a.Data)&(flagQuotaPackets|flagQuotaBytes))
 		}
@@ -143,10 +144,10 @@ func Apply(ctx context.Context, n *ns.NS, plan []rawnl.Message) error {
 // Validate reports whether a message can be one of a capture. Whether it makes sense is the kernel's to judge. The error is
 // [rawnl.ErrMalformed].
 func Validate(m rawnl.Message) error {
-	if m.Type != typeAccount && m.Type != typeTimeout || m.Flags != 0 || len(m.Data) < nfgenLen {
+	if m.Type != typeAccount && m.Type != typeTimeout || m.Flags != 0 || len(m.Data) < nfnl.HeaderLen {
 		return fmt.Errorf("%w: netfilter message of type %#x with flags %#x and %d bytes", rawnl.ErrMalformed, m.Type, m.Flags, len(m.Data))
 	}
-	attrs := m.Data[nfgenLen:]
+	attrs := m.Data[nfnl.HeaderLen:]
 	nest := rawnl.Nest{}
 	if m.Type == typeTimeout {
 		nest[timeoutData] = rawnl.Flat()
@@ -167,27 +168,27 @@ func Validate(m rawnl.Message) error {
 
 // Normalize returns a message without what a running namespace changes: what an account has counted.
 func Normalize(m rawnl.Message) rawnl.Message {
-	if m.Type != typeAccount || len(m.Data) < nfgenLen {
+	if m.Type != typeAccount || len(m.Data) < nfnl.HeaderLen {
 		return m.Clone()
 	}
-	attrs := rawnl.Rewrite(m.Data[nfgenLen:], func(a rawnl.Attr) (rawnl.Attr, bool) {
+	attrs := rawnl.Rewrite(m.Data[nfnl.HeaderLen:], func(a rawnl.Attr) (rawnl.Attr, bool) {
 		return a, a.Kind() != acctPackets && a.Kind() != acctBytes
 	})
-	return rawnl.Message{Type: m.Type, Flags: m.Flags, Data: append(slices.Clone(m.Data[:nfgenLen]), attrs...)}
+	return rawnl.Message{Type: m.Type, Flags: m.Flags, Data: append(slices.Clone(m.Data[:nfnl.HeaderLen]), attrs...)}
 }
 
 // Describe renders a message as one line in the words of nfacct(8) and nfct(8). It takes any message and is meant for
 // people.
 func Describe(m rawnl.Message) string {
-	if len(m.Data) < nfgenLen {
+	if len(m.Data) < nfnl.HeaderLen {
 		return fmt.Sprintf("netfilter message %#x", m.Type)
 	}
-	attrs := m.Data[nfgenLen:]
+	attrs := m.Data[nfnl.HeaderLen:]
 	name := rawnl.CString(rawnl.Get(attrs, attrName))
 	switch m.Type {
 	case typeAccount:
-		quota := number(rawnl.Get(attrs, acctQuota))
-		switch flags := number(rawnl.Get(attrs, acctFlags)); {
+		quota := nfnl.Number(rawnl.Get(attrs, acctQuota))
+		switch flags := nfnl.Number(rawnl.Get(attrs, acctFlags)); {
 		case flags&flagQuotaPackets != 0:
 			return fmt.Sprintf("nfacct %s packet %d", name, quota)
 		case flags&flagQuotaBytes != 0:
@@ -195,23 +196,21 @@ func Describe(m rawnl.Message) string {
 		}
 		return "nfacct " + name
 	case typeTimeout:
-		l3, l4 := number(rawnl.Get(attrs, timeoutL3)), number(rawnl.Get(attrs, timeoutL4))
+		l3, l4 := nfnl.Number(rawnl.Get(attrs, timeoutL3)), nfnl.Number(rawnl.Get(attrs, timeoutL4))
 		parts := []string{"timeout", name, family(l3), protocol(l4)}
 		for a := range rawnl.Each(rawnl.Get(attrs, timeoutData)) {
-			parts = append(parts, state(l4, a.Kind()), fmt.Sprint(number(a.Data)))
+			parts = append(parts, state(l4, a.Kind()), fmt.Sprint(nfnl.Number(a.Data)))
 		}
 		return strings.Join(parts, " ")
 	}
 	return fmt.Sprintf("netfilter message %#x", m.Type)
 }
 
-// number reads a number in network byte order.
-func number(b []byte) uint64 {
-	var n uint64
-	for _, c := range b {
-		n = n<<8 | uint64(c)
+func protocol(l4 uint64) string {
+	if l4 == 255 {
+		return "generic"
 	}
-	return n
+	return cmp.Or(nfnl.Protocol(l4), fmt.Sprintf("protocol%d", l4))
 }
 
 func family(l3 uint64) string {
@@ -222,24 +221,6 @@ func family(l3 uint64) string {
 		return "inet6"
 	}
 	return fmt.Sprintf("family%d", l3)
-}
-
-func protocol(l4 uint64) string {
-	switch l4 {
-	case unix.IPPROTO_TCP:
-		return "tcp"
-	case unix.IPPROTO_UDP:
-		return "udp"
-	case unix.IPPROTO_ICMP:
-		return "icmp"
-	case unix.IPPROTO_ICMPV6:
-		return "icmpv6"
-	case unix.IPPROTO_SCTP:
-		return "sctp"
-	case 255:
-		return "generic"
-	}
-	return fmt.Sprintf("protocol%d", l4)
 }
 
 // state names a state of a protocol that has a timeout (enum ctattr_timeout_* of linux/netfilter/nfnetlink_cttimeout.h).

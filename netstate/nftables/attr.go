@@ -5,6 +5,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nsmigrate/nsmigrate/netstate/nfnl"
 	"github.com/nsmigrate/nsmigrate/netstate/rawnl"
 )
 
@@ -57,25 +58,7 @@ const (
 	elemFlagCatchall   = 0x2
 )
 
-// nfgenLen is the size of struct nfgenmsg, which precedes the attributes of every message.
-const nfgenLen = 4
-
 func text(b []byte, kind uint16) string { return rawnl.CString(rawnl.Get(b, kind)) }
-
-// number reads an integer of 1, 2, 4 or 8 bytes in network byte order, the only order nf_tables uses.
-func number(b []byte) uint64 {
-	switch {
-	case len(b) >= 8:
-		return binary.BigEndian.Uint64(b)
-	case len(b) >= 4:
-		return uint64(binary.BigEndian.Uint32(b))
-	case len(b) >= 2:
-		return uint64(binary.BigEndian.Uint16(b))
-	case len(b) == 1:
-		return uint64(b[0])
-	}
-	return 0
-}
 
 func appendUint32(b []byte, kind uint16, v uint32) []byte {
 	return rawnl.AppendAttr(b, kind, binary.BigEndian.AppendUint32(make([]byte, 0, 4), v))
@@ -95,21 +78,6 @@ func kindOf(m rawnl.Message) uint16 { return m.Type & 0xff }
 
 func typeOf(kind uint16) uint16 { return unix.NFNL_SUBSYS_NFTABLES<<8 | kind }
 
-// attrsOf returns the attributes of a message; none if it is too short for its header.
-func attrsOf(m rawnl.Message) []byte {
-	if len(m.Data) < nfgenLen {
-		return nil
-	}
-	return m.Data[nfgenLen:]
-}
-
-func familyOf(m rawnl.Message) byte {
-	if len(m.Data) == 0 {
-		return 0
-	}
-	return m.Data[0]
-}
-
 // tableOf returns the name of the table that a message belongs to. Its attribute has the same type in
 // all messages.
-func tableOf(m rawnl.Message) string { return text(attrsOf(m), unix.NFTA_TABLE_NAME) }
+func tableOf(m rawnl.Message) string { return text(nfnl.Attrs(m), unix.NFTA_TABLE_NAME) }

@@ -20,6 +20,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nsmigrate/nsmigrate/netstate/nfnl"
 	"github.com/nsmigrate/nsmigrate/netstate/ns"
 	"github.com/nsmigrate/nsmigrate/netstate/rawnl"
 )
@@ -96,7 +97,7 @@ func generation(ctx context.Context, c *rawnl.Conn) (uint64, error) {
 	if len(msgs) != 1 {
 		return 0, fmt.Errorf("get ruleset generation: %w: %d answers", rawnl.ErrMalformed, len(msgs))
 	}
-	return number(rawnl.Get(attrsOf(msgs[0]), unix.NFTA_GEN_ID)), nil
+	return nfnl.Number(rawnl.Get(nfnl.Attrs(msgs[0]), unix.NFTA_GEN_ID)), nil
 }
 
 func get(kind uint16, family byte, attrs ...byte) rawnl.Message {
@@ -143,8 +144,8 @@ func dump(ctx context.Context, c *rawnl.Conn, req rawnl.Message) ([]rawnl.Messag
 		return nil, err
 	}
 	for _, m := range msgs {
-		if len(m.Data) >= nfgenLen {
-			clear(m.Data[2:nfgenLen])
+		if len(m.Data) >= nfnl.HeaderLen {
+			clear(m.Data[2:nfnl.HeaderLen])
 		}
 	}
 	return slices.DeleteFunc(msgs, func(m rawnl.Message) bool {
@@ -153,19 +154,19 @@ func dump(ctx context.Context, c *rawnl.Conn, req rawnl.Message) ([]rawnl.Messag
 }
 
 func dumpElements(ctx context.Context, c *rawnl.Conn, set rawnl.Message) ([]rawnl.Message, error) {
-	attrs := attrsOf(set)
+	attrs := nfnl.Attrs(set)
 	table, name := rawnl.Get(attrs, unix.NFTA_SET_TABLE), rawnl.Get(attrs, unix.NFTA_SET_NAME)
 	var ref []byte
 	ref = rawnl.AppendAttr(ref, unix.NFTA_SET_ELEM_LIST_TABLE, table)
 	ref = rawnl.AppendAttr(ref, unix.NFTA_SET_ELEM_LIST_SET, name)
-	msgs, err := c.Dump(ctx, get(unix.NFT_MSG_GETSETELEM, familyOf(set), ref...))
+	msgs, err := c.Dump(ctx, get(unix.NFT_MSG_GETSETELEM, nfnl.Family(set), ref...))
 	if err != nil {
 		return nil, err
 	}
 	// Every set answers, an empty one with an empty list.
 	elems := make([]element, 0, estimate(msgs))
 	for _, m := range msgs {
-		elems = appendElements(elems, rawnl.Get(attrsOf(m), unix.NFTA_SET_ELEM_LIST_ELEMENTS))
+		elems = appendElements(elems, rawnl.Get(nfnl.Attrs(m), unix.NFTA_SET_ELEM_LIST_ELEMENTS))
 	}
 	if len(elems) == 0 {
 		return nil, nil
@@ -173,10 +174,10 @@ func dumpElements(ctx context.Context, c *rawnl.Conn, set rawnl.Message) ([]rawn
 	// A set of concatenated intervals keeps its elements in the order of their insertion
 	// (net/netfilter/nft_set_pipapo.c), and nft lists them so.
 	const ordered = unix.NFT_SET_INTERVAL | setFlagConcat
-	if number(rawnl.Get(attrs, unix.NFTA_SET_FLAGS))&ordered != ordered {
+	if nfnl.Number(rawnl.Get(attrs, unix.NFTA_SET_FLAGS))&ordered != ordered {
 		sortElements(elems)
 	}
-	return packElements(get(unix.NFT_MSG_NEWSETELEM, familyOf(set), ref...), elems), nil
+	return packElements(get(unix.NFT_MSG_NEWSETELEM, nfnl.Family(set), ref...), elems), nil
 }
 
 // estimate guesses how many elements the messages of one set hold, from the size of the first.
@@ -185,7 +186,7 @@ func estimate(msgs []rawnl.Message) int {
 	for _, m := range msgs {
 		total += len(m.Data)
 		if one == 0 {
-			for e := range rawnl.Each(rawnl.Get(attrsOf(m), unix.NFTA_SET_ELEM_LIST_ELEMENTS)) {
+			for e := range rawnl.Each(rawnl.Get(nfnl.Attrs(m), unix.NFTA_SET_ELEM_LIST_ELEMENTS)) {
 				one = unix.SizeofNlAttr + len(e.Data)
 				break
 			}
@@ -219,7 +220,7 @@ func appendElements(elems []element, list []byte) []element {
 				copy(first[:], rawnl.Get(f.Data, unix.NFTA_DATA_VALUE))
 				e.prefix = binary.BigEndian.Uint64(first[:])
 			case unix.NFTA_SET_ELEM_FLAGS:
-				e.end = number(f.Data)&unix.NFT_SET_ELEM_INTERVAL_END != 0
+				e.end = nfnl.Number(f.Data)&unix.NFT_SET_ELEM_INTERVAL_END != 0
 			}
 		}
 		elems = append(elems, e)

@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nsmigrate/nsmigrate/netstate/nfnl"
 	"github.com/nsmigrate/nsmigrate/netstate/ns"
 	"github.com/nsmigrate/nsmigrate/netstate/rawnl"
 )
@@ -63,7 +64,7 @@ func tables(msgs []rawnl.Message) []*table {
 	var list []*table
 	byName := map[object]*table{}
 	for _, m := range msgs {
-		name := object{family: familyOf(m), table: tableOf(m)}
+		name := object{family: nfnl.Family(m), table: tableOf(m)}
 		t := byName[name]
 		if t == nil {
 			t = &table{elements: map[string][]rawnl.Message{}}
@@ -78,7 +79,7 @@ func tables(msgs []rawnl.Message) []*table {
 // add sorts a message in. Sets come before their elements.
 func (t *table) add(m rawnl.Message) {
 	t.all = append(t.all, m)
-	attrs := attrsOf(m)
+	attrs := nfnl.Attrs(m)
 	switch kindOf(m) {
 	case unix.NFT_MSG_NEWRULE:
 		t.rules = append(t.rules, m)
@@ -92,14 +93,14 @@ func (t *table) add(m rawnl.Message) {
 		}
 		return
 	case unix.NFT_MSG_NEWSET:
-		if number(rawnl.Get(attrs, unix.NFTA_SET_FLAGS))&unix.NFT_SET_ANONYMOUS != 0 {
+		if nfnl.Number(rawnl.Get(attrs, unix.NFTA_SET_FLAGS))&unix.NFT_SET_ANONYMOUS != 0 {
 			t.rules = append(t.rules, m)
 			return
 		}
 		t.sets = append(t.sets, m)
 		t.elements[text(attrs, unix.NFTA_SET_NAME)] = nil
 	case unix.NFT_MSG_NEWCHAIN:
-		if number(rawnl.Get(attrs, chainFlags))&chainFlagBinding != 0 {
+		if nfnl.Number(rawnl.Get(attrs, chainFlags))&chainFlagBinding != 0 {
 			t.rules = append(t.rules, m)
 			return
 		}
@@ -115,7 +116,7 @@ func (t *table) add(m rawnl.Message) {
 // elements of a set refer can't be exchanged.
 func (t *table) updates(was *table) bool {
 	holdsObjects := func(m rawnl.Message) bool {
-		return number(rawnl.Get(attrsOf(m), unix.NFTA_SET_FLAGS))&setFlagObject != 0
+		return nfnl.Number(rawnl.Get(nfnl.Attrs(m), unix.NFTA_SET_FLAGS))&setFlagObject != 0
 	}
 	return slices.Equal(t.frame, was.frame) && (same(t.objects, was.objects) || !slices.ContainsFunc(t.sets, holdsObjects))
 }
@@ -144,14 +145,14 @@ func (c *change) contents(was, is *table) {
 		c.made = append(c.made, is.objects...)
 	}
 	for _, set := range is.sets {
-		name := text(attrsOf(set), unix.NFTA_SET_NAME)
+		name := text(nfnl.Attrs(set), unix.NFTA_SET_NAME)
 		if !same(was.elements[name], is.elements[name]) {
 			c.remove(unix.NFT_MSG_DELSETELEM, set, unix.NFTA_SET_TABLE, unix.NFTA_SET_NAME) // all of them
 			c.made = append(c.made, is.elements[name]...)
 		}
 	}
 	for i, m := range is.chains {
-		if rawnl.Get(attrsOf(m), unix.NFTA_CHAIN_COUNTERS) != nil && !equal(m, was.chains[i]) {
+		if rawnl.Get(nfnl.Attrs(m), unix.NFTA_CHAIN_COUNTERS) != nil && !equal(m, was.chains[i]) {
 			c.counted = append(c.counted, reduced(unix.NFT_MSG_NEWCHAIN, m, unix.NFTA_CHAIN_TABLE, unix.NFTA_CHAIN_NAME, unix.NFTA_CHAIN_COUNTERS))
 		}
 	}
@@ -163,8 +164,8 @@ func (c *change) remove(kind uint16, m rawnl.Message, attrs ...uint16) {
 }
 
 func reduced(kind uint16, m rawnl.Message, attrs ...uint16) rawnl.Message {
-	data := rawnl.Rewrite(attrsOf(m), func(a rawnl.Attr) (rawnl.Attr, bool) { return a, slices.Contains(attrs, a.Kind()) })
-	return rawnl.Message{Type: typeOf(kind), Data: append([]byte{familyOf(m), unix.NFNETLINK_V0, 0, 0}, data...)}
+	data := rawnl.Rewrite(nfnl.Attrs(m), func(a rawnl.Attr) (rawnl.Attr, bool) { return a, slices.Contains(attrs, a.Kind()) })
+	return rawnl.Message{Type: typeOf(kind), Data: append([]byte{nfnl.Family(m), unix.NFNETLINK_V0, 0, 0}, data...)}
 }
 
 func same(a, b []rawnl.Message) bool { return slices.EqualFunc(a, b, equal) }

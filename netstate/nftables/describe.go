@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nsmigrate/nsmigrate/netstate/nfnl"
 	"github.com/nsmigrate/nsmigrate/netstate/rawnl"
 )
 
@@ -15,7 +16,7 @@ import (
 // list of expressions as `nft --debug=netlink` shows them. It takes any message and is meant for people;
 // two different messages can have the same line.
 func Describe(m rawnl.Message) string {
-	b := attrsOf(m)
+	b := nfnl.Attrs(m)
 	switch kindOf(m) {
 	case unix.NFT_MSG_DELTABLE, unix.NFT_MSG_DELRULE, unix.NFT_MSG_DELOBJ, unix.NFT_MSG_DELSETELEM:
 		made := m
@@ -24,7 +25,7 @@ func Describe(m rawnl.Message) string {
 	case unix.NFT_MSG_NEWTABLE:
 		return nameOf(m) + describeTable(b)
 	case unix.NFT_MSG_NEWCHAIN:
-		return nameOf(m) + describeChain(familyOf(m), b)
+		return nameOf(m) + describeChain(nfnl.Family(m), b)
 	case unix.NFT_MSG_NEWRULE:
 		return nameOf(m) + describeExprs(rawnl.Get(b, unix.NFTA_RULE_EXPRESSIONS)) + describeCompat(b) +
 			describeComment(rawnl.Get(b, unix.NFTA_RULE_USERDATA))
@@ -33,19 +34,19 @@ func Describe(m rawnl.Message) string {
 	case unix.NFT_MSG_NEWSETELEM:
 		return nameOf(m) + describeElements(rawnl.Get(b, unix.NFTA_SET_ELEM_LIST_ELEMENTS))
 	case unix.NFT_MSG_NEWOBJ:
-		kind := objectName(number(rawnl.Get(b, unix.NFTA_OBJ_TYPE)))
+		kind := objectName(nfnl.Number(rawnl.Get(b, unix.NFTA_OBJ_TYPE)))
 		return nameOf(m) + " { " + describeFields(strings.ReplaceAll(kind, " ", "_"), rawnl.Get(b, unix.NFTA_OBJ_DATA)) + " }" +
 			describeComment(rawnl.Get(b, objUserdata))
 	case unix.NFT_MSG_NEWFLOWTABLE:
-		return nameOf(m) + describeHook(familyOf(m), rawnl.Get(b, flowtableHook))
+		return nameOf(m) + describeHook(nfnl.Family(m), rawnl.Get(b, flowtableHook))
 	}
 	return fmt.Sprintf("nftables message %#x", m.Type)
 }
 
 // nameOf returns the object's noun and name: "chain ip filter input".
 func nameOf(m rawnl.Message) string {
-	b := attrsOf(m)
-	parts := []string{nounOf(kindOf(m)), familyName(familyOf(m)), tableOf(m)}
+	b := nfnl.Attrs(m)
+	parts := []string{nounOf(kindOf(m)), familyName(nfnl.Family(m)), tableOf(m)}
 	switch kindOf(m) {
 	case unix.NFT_MSG_NEWCHAIN:
 		parts = append(parts, textOrID(b, unix.NFTA_CHAIN_NAME, chainID))
@@ -56,7 +57,7 @@ func nameOf(m rawnl.Message) string {
 	case unix.NFT_MSG_NEWSETELEM:
 		parts = append(parts, text(b, unix.NFTA_SET_ELEM_LIST_SET))
 	case unix.NFT_MSG_NEWOBJ:
-		parts[0] = objectName(number(rawnl.Get(b, unix.NFTA_OBJ_TYPE)))
+		parts[0] = objectName(nfnl.Number(rawnl.Get(b, unix.NFTA_OBJ_TYPE)))
 		parts = append(parts, text(b, unix.NFTA_OBJ_NAME))
 	case unix.NFT_MSG_NEWFLOWTABLE:
 		parts = append(parts, text(b, flowtableName))
@@ -69,7 +70,7 @@ func textOrID(b []byte, name, id uint16) string {
 	if n := rawnl.Get(b, name); n != nil {
 		return rawnl.CString(n)
 	}
-	return "#" + strconv.FormatUint(number(rawnl.Get(b, id)), 10)
+	return "#" + strconv.FormatUint(nfnl.Number(rawnl.Get(b, id)), 10)
 }
 
 func nounOf(kind uint16) string {
@@ -135,7 +136,7 @@ func flagNames(v uint64, names ...string) string {
 
 func describeTable(b []byte) string {
 	var s string
-	if flags := flagNames(number(rawnl.Get(b, unix.NFTA_TABLE_FLAGS)), "dormant", "owner", "persist"); flags != "" {
+	if flags := flagNames(nfnl.Number(rawnl.Get(b, unix.NFTA_TABLE_FLAGS)), "dormant", "owner", "persist"); flags != "" {
 		s = " { flags " + flags + "; }"
 	}
 	return s + describeComment(rawnl.Get(b, tableUserdata))
@@ -149,7 +150,7 @@ func describeChain(family byte, b []byte) string {
 	}
 	s := " { type " + text(b, unix.NFTA_CHAIN_TYPE) + describeHook(family, hook)
 	if policy := rawnl.Get(b, unix.NFTA_CHAIN_POLICY); policy != nil {
-		s += " policy " + pick(number(policy), "drop", "accept") + ";"
+		s += " policy " + pick(nfnl.Number(policy), "drop", "accept") + ";"
 	}
 	if counters := rawnl.Get(b, unix.NFTA_CHAIN_COUNTERS); counters != nil {
 		s += " counter " + describeFields("counter", counters) + ";"
@@ -158,7 +159,7 @@ func describeChain(family byte, b []byte) string {
 }
 
 func describeHook(family byte, hook []byte) string {
-	s := " hook " + hookName(family, number(rawnl.Get(hook, unix.NFTA_HOOK_HOOKNUM)))
+	s := " hook " + hookName(family, nfnl.Number(rawnl.Get(hook, unix.NFTA_HOOK_HOOKNUM)))
 	devs := rawnl.Get(hook, hookDevs)
 	if devs == nil {
 		devs = rawnl.Get(hook, 3) // NFTA_FLOWTABLE_HOOK_DEVS, or a chain's one NFTA_HOOK_DEV
@@ -172,7 +173,7 @@ func describeHook(family byte, hook []byte) string {
 	if len(names) > 0 {
 		s += " devices = { " + strings.Join(names, ", ") + " }"
 	}
-	return s + fmt.Sprintf(" priority %d;", int32(number(rawnl.Get(hook, unix.NFTA_HOOK_PRIORITY))))
+	return s + fmt.Sprintf(" priority %d;", int32(nfnl.Number(rawnl.Get(hook, unix.NFTA_HOOK_PRIORITY))))
 }
 
 func hookName(family byte, hook uint64) string {
@@ -187,25 +188,25 @@ func hookName(family byte, hook uint64) string {
 }
 
 func describeSet(b []byte) string {
-	flags := number(rawnl.Get(b, unix.NFTA_SET_FLAGS))
-	s := fmt.Sprintf(" { type %#x len %d;", number(rawnl.Get(b, unix.NFTA_SET_KEY_TYPE)), number(rawnl.Get(b, unix.NFTA_SET_KEY_LEN)))
+	flags := nfnl.Number(rawnl.Get(b, unix.NFTA_SET_FLAGS))
+	s := fmt.Sprintf(" { type %#x len %d;", nfnl.Number(rawnl.Get(b, unix.NFTA_SET_KEY_TYPE)), nfnl.Number(rawnl.Get(b, unix.NFTA_SET_KEY_LEN)))
 	if names := flagNames(flags, "anonymous", "constant", "interval", "map", "timeout", "dynamic", "object", "concat", "expr"); names != "" {
 		s += " flags " + names + ";"
 	}
 	if flags&unix.NFT_SET_MAP != 0 {
-		s += fmt.Sprintf(" data %#x len %d;", number(rawnl.Get(b, unix.NFTA_SET_DATA_TYPE)), number(rawnl.Get(b, unix.NFTA_SET_DATA_LEN)))
+		s += fmt.Sprintf(" data %#x len %d;", nfnl.Number(rawnl.Get(b, unix.NFTA_SET_DATA_TYPE)), nfnl.Number(rawnl.Get(b, unix.NFTA_SET_DATA_LEN)))
 	}
 	if flags&unix.NFT_SET_OBJECT != 0 {
-		s += " objects " + objectName(number(rawnl.Get(b, unix.NFTA_SET_OBJ_TYPE))) + ";"
+		s += " objects " + objectName(nfnl.Number(rawnl.Get(b, unix.NFTA_SET_OBJ_TYPE))) + ";"
 	}
 	if size := rawnl.Get(rawnl.Get(b, unix.NFTA_SET_DESC), unix.NFTA_SET_DESC_SIZE); size != nil {
-		s += fmt.Sprintf(" size %d;", number(size))
+		s += fmt.Sprintf(" size %d;", nfnl.Number(size))
 	}
 	if timeout := rawnl.Get(b, unix.NFTA_SET_TIMEOUT); timeout != nil {
-		s += fmt.Sprintf(" timeout %dms;", number(timeout))
+		s += fmt.Sprintf(" timeout %dms;", nfnl.Number(timeout))
 	}
 	if gc := rawnl.Get(b, unix.NFTA_SET_GC_INTERVAL); gc != nil {
-		s += fmt.Sprintf(" gc-interval %dms;", number(gc))
+		s += fmt.Sprintf(" gc-interval %dms;", nfnl.Number(gc))
 	}
 	return s + describeStateful(rawnl.Get(b, setExpr), rawnl.Get(b, setExpressions)) + " }"
 }
@@ -237,7 +238,7 @@ func describeElements(list []byte) string {
 
 func describeElement(b []byte) string {
 	s := "*"
-	flags := number(rawnl.Get(b, unix.NFTA_SET_ELEM_FLAGS))
+	flags := nfnl.Number(rawnl.Get(b, unix.NFTA_SET_ELEM_FLAGS))
 	if flags&elemFlagCatchall == 0 {
 		s = describeData(rawnl.Get(b, unix.NFTA_SET_ELEM_KEY))
 	}
@@ -248,10 +249,10 @@ func describeElement(b []byte) string {
 		s += " end"
 	}
 	if timeout := rawnl.Get(b, unix.NFTA_SET_ELEM_TIMEOUT); timeout != nil {
-		s += fmt.Sprintf(" timeout %dms", number(timeout))
+		s += fmt.Sprintf(" timeout %dms", nfnl.Number(timeout))
 	}
 	if expires := rawnl.Get(b, unix.NFTA_SET_ELEM_EXPIRATION); expires != nil {
-		s += fmt.Sprintf(" expires %dms", number(expires))
+		s += fmt.Sprintf(" expires %dms", nfnl.Number(expires))
 	}
 	s += describeStateful(rawnl.Get(b, unix.NFTA_SET_ELEM_EXPR), rawnl.Get(b, elemExpressions))
 	if data := rawnl.Get(b, unix.NFTA_SET_ELEM_DATA); data != nil {
@@ -266,7 +267,7 @@ func describeElement(b []byte) string {
 // describeData renders struct nft_data: a value in hexadecimal, or a verdict.
 func describeData(b []byte) string {
 	if verdict := rawnl.Get(b, unix.NFTA_DATA_VERDICT); verdict != nil {
-		code := int32(number(rawnl.Get(verdict, unix.NFTA_VERDICT_CODE)))
+		code := int32(nfnl.Number(rawnl.Get(verdict, unix.NFTA_VERDICT_CODE)))
 		switch code {
 		case unix.NFT_CONTINUE:
 			return "continue"
@@ -291,10 +292,10 @@ func describeCompat(rule []byte) string {
 		return ""
 	}
 	not := ""
-	if number(rawnl.Get(compat, unix.NFTA_RULE_COMPAT_FLAGS))&compatFlagInverted != 0 {
+	if nfnl.Number(rawnl.Get(compat, unix.NFTA_RULE_COMPAT_FLAGS))&compatFlagInverted != 0 {
 		not = "!"
 	}
-	return fmt.Sprintf(" compat %s%d", not, number(rawnl.Get(compat, unix.NFTA_RULE_COMPAT_PROTO)))
+	return fmt.Sprintf(" compat %s%d", not, nfnl.Number(rawnl.Get(compat, unix.NFTA_RULE_COMPAT_PROTO)))
 }
 
 // describeComment finds a comment in user data, which libnftnl writes as entries of type, length, value.
@@ -371,7 +372,7 @@ func describeFields(name string, b []byte) string {
 		case formSkip:
 			continue
 		case formNumber:
-			value = pick(number(a.Data), f.names...)
+			value = pick(nfnl.Number(a.Data), f.names...)
 		case formText:
 			value = strconv.Quote(rawnl.CString(a.Data))
 		case formData:

@@ -5,6 +5,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nsmigrate/nsmigrate/netstate/nfnl"
 	"github.com/nsmigrate/nsmigrate/netstate/rawnl"
 )
 
@@ -15,11 +16,11 @@ func Losses(msgs []rawnl.Message) []string {
 	for _, m := range msgs {
 		switch kindOf(m) {
 		case unix.NFT_MSG_NEWTABLE:
-			if number(rawnl.Get(attrsOf(m), unix.NFTA_TABLE_FLAGS))&tableFlagOwner != 0 {
+			if nfnl.Number(rawnl.Get(nfnl.Attrs(m), unix.NFTA_TABLE_FLAGS))&tableFlagOwner != 0 {
 				losses = append(losses, nameOf(m)+": comes back without its owner, which is a process's netlink socket")
 			}
 		case unix.NFT_MSG_NEWRULE:
-			for e := range rawnl.Each(rawnl.Get(attrsOf(m), unix.NFTA_RULE_EXPRESSIONS)) {
+			for e := range rawnl.Each(rawnl.Get(nfnl.Attrs(m), unix.NFTA_RULE_EXPRESSIONS)) {
 				if reason := exprLoss(e.Data); reason != "" {
 					losses = append(losses, fmt.Sprintf("%s: %s", nameOf(m), reason))
 				}
@@ -34,7 +35,7 @@ func exprLoss(expr []byte) string {
 	data := rawnl.Get(expr, unix.NFTA_EXPR_DATA)
 	switch name := string(trimNUL(rawnl.Get(expr, unix.NFTA_EXPR_NAME))); name {
 	case "socket":
-		if number(rawnl.Get(data, 1)) == 3 { // NFTA_SOCKET_KEY, NFT_SOCKET_CGROUPV2
+		if nfnl.Number(rawnl.Get(data, 1)) == 3 { // NFTA_SOCKET_KEY, NFT_SOCKET_CGROUPV2
 			return "socket cgroupv2 compares ids of control groups, which differ on another host"
 		}
 	case "match", "target":

@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nsmigrate/nsmigrate/netstate/nfnl"
 	"github.com/nsmigrate/nsmigrate/netstate/rawnl"
 )
 
@@ -20,13 +21,13 @@ import (
 //
 // The set of elements is kept, also where packets add them. A malformed message comes back cut short.
 func Normalize(m rawnl.Message) rawnl.Message {
-	if len(m.Data) < nfgenLen {
+	if len(m.Data) < nfnl.HeaderLen {
 		return m.Clone()
 	}
 	s, _ := messageShape(kindOf(m))
-	data := make([]byte, nfgenLen, len(m.Data))
+	data := make([]byte, nfnl.HeaderLen, len(m.Data))
 	copy(data, m.Data[:2]) // res_id is the generation of the dump
-	return rawnl.Message{Type: m.Type, Data: append(data, s.normalize(attrsOf(m), 0)...)}
+	return rawnl.Message{Type: m.Type, Data: append(data, s.normalize(nfnl.Attrs(m), 0)...)}
 }
 
 // chainPrefix begins the names that the kernel gives to chains without one (nf_tables_addchain).
@@ -53,7 +54,7 @@ func (s shape) normalize(b []byte, depth int) []byte {
 				return a, true
 			}
 		case s == objShape && kind == unix.NFTA_OBJ_DATA:
-			a.Data = normalizeStateful(objectName(number(rawnl.Get(b, unix.NFTA_OBJ_TYPE))), a.Data)
+			a.Data = normalizeStateful(objectName(nfnl.Number(rawnl.Get(b, unix.NFTA_OBJ_TYPE))), a.Data)
 			return a, true
 		case s == chainShape && kind == unix.NFTA_CHAIN_COUNTERS:
 			a.Data = nil

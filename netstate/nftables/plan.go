@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nsmigrate/nsmigrate/netstate/nfnl"
 	"github.com/nsmigrate/nsmigrate/netstate/rawnl"
 )
 
@@ -73,14 +74,14 @@ type planner struct {
 // place, or extend with extend.
 func (p *planner) add(m rawnl.Message, flags uint16, drop ...uint16) []byte {
 	start := len(p.buf)
-	p.buf = append(p.buf, m.Data[:nfgenLen]...)
-	for a := range rawnl.Each(attrsOf(m)) {
+	p.buf = append(p.buf, m.Data[:nfnl.HeaderLen]...)
+	for a := range rawnl.Each(nfnl.Attrs(m)) {
 		if !slices.Contains(drop, a.Kind()) {
 			p.buf = rawnl.AppendAttr(p.buf, a.Type, a.Data)
 		}
 	}
 	p.out = append(p.out, rawnl.Message{Type: m.Type, Flags: flags, Data: p.buf[start:len(p.buf):len(p.buf)]})
-	return p.out[len(p.out)-1].Data[nfgenLen:]
+	return p.out[len(p.out)-1].Data[nfnl.HeaderLen:]
 }
 
 // extend appends attributes to the message emitted last.
@@ -98,20 +99,20 @@ func (p *planner) table(m rawnl.Message) {
 }
 
 func (p *planner) chain(m rawnl.Message) {
-	attrs := attrsOf(m)
-	if number(rawnl.Get(attrs, chainFlags))&chainFlagBinding == 0 {
+	attrs := nfnl.Attrs(m)
+	if nfnl.Number(rawnl.Get(attrs, chainFlags))&chainFlagBinding == 0 {
 		p.add(m, unix.NLM_F_CREATE|unix.NLM_F_EXCL, unix.NFTA_CHAIN_HANDLE, unix.NFTA_CHAIN_USE)
 		return
 	}
 	id := uint32(len(p.bound) + 1)
-	p.bound[object{familyOf(m), tableOf(m), text(attrs, unix.NFTA_CHAIN_NAME)}] = id
+	p.bound[object{nfnl.Family(m), tableOf(m), text(attrs, unix.NFTA_CHAIN_NAME)}] = id
 	p.add(m, unix.NLM_F_CREATE|unix.NLM_F_EXCL, unix.NFTA_CHAIN_HANDLE, unix.NFTA_CHAIN_USE, unix.NFTA_CHAIN_NAME)
 	p.extend(appendUint32(nil, chainID, id))
 }
 
 func (p *planner) object(m rawnl.Message) {
 	attrs := p.add(m, unix.NLM_F_CREATE|unix.NLM_F_EXCL, unix.NFTA_OBJ_USE, objHandle)
-	if number(rawnl.Get(attrs, unix.NFTA_OBJ_TYPE)) == unix.NFT_OBJECT_QUOTA {
+	if nfnl.Number(rawnl.Get(attrs, unix.NFTA_OBJ_TYPE)) == unix.NFT_OBJECT_QUOTA {
 		clearDepleted(rawnl.Get(attrs, unix.NFTA_OBJ_DATA))
 	}
 }
@@ -124,7 +125,7 @@ func (p *planner) set(m rawnl.Message, id uint32) {
 }
 
 func (p *planner) elements(m rawnl.Message) {
-	if len(rawnl.Get(attrsOf(m), unix.NFTA_SET_ELEM_LIST_ELEMENTS)) == 0 {
+	if len(rawnl.Get(nfnl.Attrs(m), unix.NFTA_SET_ELEM_LIST_ELEMENTS)) == 0 {
 		return
 	}
 	attrs := p.add(m, unix.NLM_F_CREATE, unix.NFTA_SET_ELEM_LIST_SET_ID)
@@ -164,7 +165,7 @@ func (p *planner) rules(rules []rawnl.Message) {
 }
 
 func chainOf(m rawnl.Message) object {
-	return object{familyOf(m), tableOf(m), text(attrsOf(m), unix.NFTA_RULE_CHAIN)}
+	return object{nfnl.Family(m), tableOf(m), text(nfnl.Attrs(m), unix.NFTA_RULE_CHAIN)}
 }
 
 func (p *planner) rule(m rawnl.Message) {
@@ -197,14 +198,14 @@ func (p *planner) settable(m rawnl.Message) rawnl.Message {
 		id, inBound = p.bound[chainOf(m)]
 	}
 	changes := inBound
-	exprs := rawnl.Get(attrsOf(m), unix.NFTA_RULE_EXPRESSIONS)
+	exprs := rawnl.Get(nfnl.Attrs(m), unix.NFTA_RULE_EXPRESSIONS)
 	for e := range rawnl.Each(exprs) {
 		changes = changes || isExpr(e.Data, "exthdr") || isExpr(e.Data, "osf") || len(p.bound) > 0 && isExpr(e.Data, "immediate")
 	}
 	if !changes {
 		return m
 	}
-	data := rawnl.Rewrite(attrsOf(m), func(a rawnl.Attr) (rawnl.Attr, bool) {
+	data := rawnl.Rewrite(nfnl.Attrs(m), func(a rawnl.Attr) (rawnl.Attr, bool) {
 		switch {
 		case a.Kind() == unix.NFTA_RULE_CHAIN && inBound:
 			return rawnl.Attr{Type: ruleChainID, Data: binary.BigEndian.AppendUint32(nil, id)}, true
@@ -224,7 +225,7 @@ func (p *planner) settable(m rawnl.Message) rawnl.Message {
 		}
 		return a, true
 	})
-	return rawnl.Message{Type: m.Type, Flags: m.Flags, Data: append(slices.Clone(m.Data[:nfgenLen]), data...)}
+	return rawnl.Message{Type: m.Type, Flags: m.Flags, Data: append(slices.Clone(m.Data[:nfnl.HeaderLen]), data...)}
 }
 
 // inside returns a run of attributes with the payload at the end of a path of types replaced.
@@ -246,7 +247,7 @@ func (p *planner) byNumber(rule rawnl.Message, verdict []byte) []byte {
 		if a.Kind() != unix.NFTA_VERDICT_CHAIN {
 			return a, true
 		}
-		if id, ok := p.bound[object{familyOf(rule), tableOf(rule), rawnl.CString(a.Data)}]; ok {
+		if id, ok := p.bound[object{nfnl.Family(rule), tableOf(rule), rawnl.CString(a.Data)}]; ok {
 			return rawnl.Attr{Type: verdictChainID, Data: binary.BigEndian.AppendUint32(nil, id)}, true
 		}
 		return a, true
@@ -274,7 +275,7 @@ func settableExthdr(data []byte) []byte {
 // settableOsf removes flags of value 0, which the kernel shows but refuses (net/netfilter/nft_osf.c).
 func settableOsf(data []byte) []byte {
 	return rawnl.Rewrite(data, func(a rawnl.Attr) (rawnl.Attr, bool) {
-		return a, a.Kind() != osfFlags || number(a.Data) != 0
+		return a, a.Kind() != osfFlags || nfnl.Number(a.Data) != 0
 	})
 }
 
@@ -310,7 +311,7 @@ func settableDynset(data []byte) {
 	if flags := rawnl.Get(data, unix.NFTA_DYNSET_FLAGS); len(flags) == 4 && rawnl.Get(data, dynsetExpressions) != nil {
 		binary.BigEndian.PutUint32(flags, binary.BigEndian.Uint32(flags)|flagExpr)
 	}
-	if timeout := rawnl.Get(data, unix.NFTA_DYNSET_TIMEOUT); timeout == nil || number(timeout) != 0 {
+	if timeout := rawnl.Get(data, unix.NFTA_DYNSET_TIMEOUT); timeout == nil || nfnl.Number(timeout) != 0 {
 		return
 	}
 	for b := data; len(b) >= unix.SizeofNlAttr; {
@@ -347,19 +348,19 @@ func compatProto(family byte, exprs []byte) (proto uint16, inverted, ok bool) {
 			extension = true
 		case "meta":
 			if loadsProto(family, data) {
-				reg = number(rawnl.Get(data, unix.NFTA_META_DREG))
+				reg = nfnl.Number(rawnl.Get(data, unix.NFTA_META_DREG))
 			}
 		case "payload":
 			if readsProto(family, data) {
-				reg = number(rawnl.Get(data, unix.NFTA_PAYLOAD_DREG))
+				reg = nfnl.Number(rawnl.Get(data, unix.NFTA_PAYLOAD_DREG))
 			}
 		case "cmp":
-			op := number(rawnl.Get(data, unix.NFTA_CMP_OP))
-			if found || reg == 0 || number(rawnl.Get(data, unix.NFTA_CMP_SREG)) != reg || op > unix.NFT_CMP_NEQ {
+			op := nfnl.Number(rawnl.Get(data, unix.NFTA_CMP_OP))
+			if found || reg == 0 || nfnl.Number(rawnl.Get(data, unix.NFTA_CMP_SREG)) != reg || op > unix.NFT_CMP_NEQ {
 				continue
 			}
 			value := rawnl.Get(rawnl.Get(data, unix.NFTA_CMP_DATA), unix.NFTA_DATA_VALUE)
-			if proto = uint16(number(value)); family == unix.NFPROTO_BRIDGE && len(value) == 2 {
+			if proto = uint16(nfnl.Number(value)); family == unix.NFPROTO_BRIDGE && len(value) == 2 {
 				proto = binary.NativeEndian.Uint16(value) // struct ebt_entry has the EtherType as on the wire
 			}
 			inverted, found = op == unix.NFT_CMP_NEQ, true
@@ -371,7 +372,7 @@ func compatProto(family byte, exprs []byte) (proto uint16, inverted, ok bool) {
 // loadsProto reports whether a meta expression loads the protocol: that above IP, or in a bridge the
 // EtherType.
 func loadsProto(family byte, meta []byte) bool {
-	key := number(rawnl.Get(meta, unix.NFTA_META_KEY))
+	key := nfnl.Number(rawnl.Get(meta, unix.NFTA_META_KEY))
 	if family == unix.NFPROTO_BRIDGE {
 		return key == unix.NFT_META_PROTOCOL
 	}
@@ -380,8 +381,8 @@ func loadsProto(family byte, meta []byte) bool {
 
 // readsProto is loadsProto for the header's own field: iphdr.protocol, ip6_hdr.nexthdr, ethhdr.h_proto.
 func readsProto(family byte, payload []byte) bool {
-	base := number(rawnl.Get(payload, unix.NFTA_PAYLOAD_BASE))
-	offset, length := number(rawnl.Get(payload, unix.NFTA_PAYLOAD_OFFSET)), number(rawnl.Get(payload, unix.NFTA_PAYLOAD_LEN))
+	base := nfnl.Number(rawnl.Get(payload, unix.NFTA_PAYLOAD_BASE))
+	offset, length := nfnl.Number(rawnl.Get(payload, unix.NFTA_PAYLOAD_OFFSET)), nfnl.Number(rawnl.Get(payload, unix.NFTA_PAYLOAD_LEN))
 	switch family {
 	case unix.NFPROTO_IPV4:
 		return base == unix.NFT_PAYLOAD_NETWORK_HEADER && offset == 9 && length == 1

@@ -5,6 +5,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nsmigrate/nsmigrate/netstate/nfnl"
 	"github.com/nsmigrate/nsmigrate/netstate/rawnl"
 )
 
@@ -19,7 +20,7 @@ func hidden(msgs []rawnl.Message) []string {
 		case unix.NFT_MSG_NEWCHAIN, unix.NFT_MSG_NEWSET, unix.NFT_MSG_NEWOBJ, unix.NFT_MSG_NEWFLOWTABLE:
 			shown[ownerOf(m, nil)]++
 		case unix.NFT_MSG_NEWRULE:
-			if chain := rawnl.Get(attrsOf(m), unix.NFTA_RULE_CHAIN); !in.is(m, chain) {
+			if chain := rawnl.Get(nfnl.Attrs(m), unix.NFTA_RULE_CHAIN); !in.is(m, chain) {
 				in = ownerOf(m, chain)
 			}
 			shown[in]++
@@ -28,14 +29,14 @@ func hidden(msgs []rawnl.Message) []string {
 	var jumps map[owner]int // to a chain, from rules and maps
 	var lines []string
 	for _, m := range msgs {
-		attrs := attrsOf(m)
+		attrs := nfnl.Attrs(m)
 		var key owner
 		var uses uint64
 		switch kindOf(m) {
 		case unix.NFT_MSG_NEWTABLE:
-			key, uses = ownerOf(m, nil), number(rawnl.Get(attrs, unix.NFTA_TABLE_USE))
+			key, uses = ownerOf(m, nil), nfnl.Number(rawnl.Get(attrs, unix.NFTA_TABLE_USE))
 		case unix.NFT_MSG_NEWCHAIN:
-			key, uses = ownerOf(m, rawnl.Get(attrs, unix.NFTA_CHAIN_NAME)), number(rawnl.Get(attrs, unix.NFTA_CHAIN_USE))
+			key, uses = ownerOf(m, rawnl.Get(attrs, unix.NFTA_CHAIN_NAME)), nfnl.Number(rawnl.Get(attrs, unix.NFTA_CHAIN_USE))
 		default:
 			continue
 		}
@@ -45,7 +46,7 @@ func hidden(msgs []rawnl.Message) []string {
 				jumps = jumpsOf(msgs)
 			}
 			missing -= jumps[key]
-			if number(rawnl.Get(attrs, chainFlags))&chainFlagBinding != 0 {
+			if nfnl.Number(rawnl.Get(attrs, chainFlags))&chainFlagBinding != 0 {
 				missing-- // a rule that is bound to a chain counts twice (nf_tables_bind_chain)
 			}
 		}
@@ -63,11 +64,11 @@ type owner struct {
 }
 
 func ownerOf(m rawnl.Message, chain []byte) owner {
-	return owner{familyOf(m), string(rawnl.Get(attrsOf(m), unix.NFTA_TABLE_NAME)), string(chain)}
+	return owner{nfnl.Family(m), string(rawnl.Get(nfnl.Attrs(m), unix.NFTA_TABLE_NAME)), string(chain)}
 }
 
 func (o *owner) is(m rawnl.Message, chain []byte) bool {
-	return o.family == familyOf(m) && o.chain == string(chain) && o.table == string(rawnl.Get(attrsOf(m), unix.NFTA_TABLE_NAME))
+	return o.family == nfnl.Family(m) && o.chain == string(chain) && o.table == string(rawnl.Get(nfnl.Attrs(m), unix.NFTA_TABLE_NAME))
 }
 
 // jumpsOf counts the verdicts that name each chain.
@@ -81,13 +82,13 @@ func jumpsOf(msgs []rawnl.Message) map[owner]int {
 	for _, m := range msgs {
 		switch kindOf(m) {
 		case unix.NFT_MSG_NEWRULE:
-			for e := range rawnl.Each(rawnl.Get(attrsOf(m), unix.NFTA_RULE_EXPRESSIONS)) {
+			for e := range rawnl.Each(rawnl.Get(nfnl.Attrs(m), unix.NFTA_RULE_EXPRESSIONS)) {
 				if text(e.Data, unix.NFTA_EXPR_NAME) == "immediate" {
 					count(m, rawnl.Get(rawnl.Get(e.Data, unix.NFTA_EXPR_DATA), unix.NFTA_IMMEDIATE_DATA))
 				}
 			}
 		case unix.NFT_MSG_NEWSETELEM:
-			for e := range rawnl.Each(rawnl.Get(attrsOf(m), unix.NFTA_SET_ELEM_LIST_ELEMENTS)) {
+			for e := range rawnl.Each(rawnl.Get(nfnl.Attrs(m), unix.NFTA_SET_ELEM_LIST_ELEMENTS)) {
 				count(m, rawnl.Get(e.Data, unix.NFTA_SET_ELEM_DATA))
 			}
 		}

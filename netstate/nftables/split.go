@@ -3,18 +3,19 @@ package nftables
 import (
 	"golang.org/x/sys/unix"
 
+	"github.com/nsmigrate/nsmigrate/netstate/nfnl"
 	"github.com/nsmigrate/nsmigrate/netstate/rawnl"
 )
 
 // Split returns a message as several with one set element each, so that comparisons see which elements
 // differ instead of where a list was cut. Any other message comes back alone.
 func Split(m rawnl.Message) []rawnl.Message {
-	if kindOf(m) != unix.NFT_MSG_NEWSETELEM || len(m.Data) < nfgenLen {
+	if kindOf(m) != unix.NFT_MSG_NEWSETELEM || len(m.Data) < nfnl.HeaderLen {
 		return []rawnl.Message{m}
 	}
-	list := rawnl.Get(attrsOf(m), unix.NFTA_SET_ELEM_LIST_ELEMENTS)
-	head := append([]byte(nil), m.Data[:nfgenLen]...)
-	for a := range rawnl.Each(attrsOf(m)) {
+	list := rawnl.Get(nfnl.Attrs(m), unix.NFTA_SET_ELEM_LIST_ELEMENTS)
+	head := append([]byte(nil), m.Data[:nfnl.HeaderLen]...)
+	for a := range rawnl.Each(nfnl.Attrs(m)) {
 		if a.Kind() != unix.NFTA_SET_ELEM_LIST_ELEMENTS {
 			head = rawnl.AppendAttr(head, a.Type, a.Data)
 		}

@@ -5,6 +5,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nsmigrate/nsmigrate/netstate/nfnl"
 	"github.com/nsmigrate/nsmigrate/netstate/rawnl"
 )
 
@@ -201,20 +202,20 @@ func Validate(m rawnl.Message) error {
 	if s == opaque {
 		return fmt.Errorf("%w: nf_tables message type %d", rawnl.ErrMalformed, kindOf(m))
 	}
-	if len(m.Data) < nfgenLen {
+	if len(m.Data) < nfnl.HeaderLen {
 		return fmt.Errorf("%w: nf_tables message of %d bytes", rawnl.ErrMalformed, len(m.Data))
 	}
 	if familyName(m.Data[0]) == "" {
 		return fmt.Errorf("%w: nf_tables family %d", rawnl.ErrMalformed, m.Data[0])
 	}
-	if err := s.check(attrsOf(m), 0); err != nil {
+	if err := s.check(nfnl.Attrs(m), 0); err != nil {
 		return fmt.Errorf("nf_tables %s: %w", nounOf(kindOf(m)), err)
 	}
-	if len(trimNUL(rawnl.Get(attrsOf(m), unix.NFTA_TABLE_NAME))) == 0 {
+	if len(trimNUL(rawnl.Get(nfnl.Attrs(m), unix.NFTA_TABLE_NAME))) == 0 {
 		return fmt.Errorf("%w: nf_tables %s without its table", rawnl.ErrMalformed, nounOf(kindOf(m)))
 	}
 	for _, kind := range required {
-		if len(rawnl.Get(attrsOf(m), kind)) == 0 {
+		if len(rawnl.Get(nfnl.Attrs(m), kind)) == 0 {
 			return fmt.Errorf("%w: nf_tables %s without attribute %d", rawnl.ErrMalformed, nounOf(kindOf(m)), kind)
 		}
 	}
