@@ -80,6 +80,8 @@ type generator struct {
 	gates4, gates6                   []gate
 	kinds                            []string
 	joined                           map[string]string // see join
+	lower                            map[string]string // device below a device
+	down                             map[string]bool   // devices that nobody sets up
 	reflects                         bool              // a port sends frames back; two of them could be a loop
 }
 
@@ -91,7 +93,7 @@ func randomScript(seed uint64, kinds []string) string {
 }
 
 func newGenerator(seed uint64, kinds []string) *generator {
-	return &generator{Rand: rand.New(rand.NewPCG(seed, 0)), kinds: kinds, joined: map[string]string{}}
+	return &generator{Rand: rand.New(rand.NewPCG(seed, 0)), kinds: kinds, joined: map[string]string{}, lower: map[string]string{}, down: map[string]bool{}}
 }
 
 // script returns the commands that make a namespace.
@@ -203,6 +205,7 @@ func (g *generator) link(i int) {
 			lower = g.of(g.devices...)
 		}
 		g.join(dev, lower)
+		g.lower[dev] = lower
 		return lower
 	}
 	kinds := append([]string{"veth", "veth", "bridge", "bridge", "macvlan", "macvtap", "vxlan", "ifb", "tuntap", "uplink"}, g.kinds...)
@@ -303,7 +306,11 @@ func (g *generator) settings() {
 		set(10, "gro_max_size", strconv.Itoa(20000+g.IntN(20000)))
 		set(15, "addrgenmode", g.of("none", "eui64", "stable_secret", "random"))
 		g.line(&g.links, g.maybe("link property add dev "+dev+" altname alt-"+dev+" altname another-name-of-"+dev, 15))
-		set(85, "up")
+		if g.chance(85) {
+			g.line(&g.links, "link set", dev, "up")
+		} else {
+			g.down[dev] = true
+		}
 	}
 }
 
@@ -341,10 +348,17 @@ func (g *generator) nexthops() {
 		switch {
 		case gates == "4" && len(g.gates4) > 0:
 			gw := g.gates4[g.IntN(len(g.gates4))]
-			g.line(&g.ip, "nexthop add id", id, "via", gw.addr, "dev", gw.dev, g.maybe("onlink", 20), g.maybe("proto static", 30))
+			line := []string{"nexthop add id", id, "via", gw.addr, "dev", gw.dev, g.maybe("onlink", 20), g.maybe("proto static", 30)}
+			if g.down[g.lower[gw.dev]] {
+				continue // whether it has a carrier is a matter of history
+			}
+			g.line(&g.ip, line...)
 			ids = append(ids, id)
 		case len(g.gates6) > 0:
 			gw := g.gates6[g.IntN(len(g.gates6))]
+			if g.down[g.lower[gw.dev]] {
+				continue
+			}
 			g.line(&g.ip, "nexthop add id", id, "via", gw.addr, "dev", gw.dev)
 			ids = append(ids, id)
 		default:
