@@ -7,12 +7,13 @@ import (
 
 	"github.com/nsmigrate/nsmigrate/netstate/conntrack"
 	"github.com/nsmigrate/nsmigrate/netstate/ns"
+	"github.com/nsmigrate/nsmigrate/netstate/ns/nstest"
 	"github.com/nsmigrate/nsmigrate/netstate/rawnl"
 )
 
 // BenchmarkEntries measures 10,000 redirected connections.
 func BenchmarkEntries(b *testing.B) {
-	needRoot(b)
+	nstest.NeedRoot(b)
 	var msgs []rawnl.Message
 	for i := range 10_000 {
 		m := entry(b, redirected)
@@ -24,7 +25,7 @@ func BenchmarkEntries(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	full := netns(b)
+	full := nstest.New(b)
 	if err := conntrack.Apply(b.Context(), full, plan); err != nil {
 		b.Fatal(err)
 	}
@@ -36,7 +37,7 @@ func BenchmarkEntries(b *testing.B) {
 		}
 	})
 	b.Run("capture-empty", func(b *testing.B) {
-		empty := netns(b)
+		empty := nstest.New(b)
 		for b.Loop() {
 			if _, err := conntrack.Capture(b.Context(), empty); err != nil {
 				b.Fatal(err)

@@ -15,59 +15,16 @@ import (
 
 	"github.com/nsmigrate/nsmigrate/netstate/conntrack"
 	"github.com/nsmigrate/nsmigrate/netstate/ns"
+	"github.com/nsmigrate/nsmigrate/netstate/ns/nstest"
 	"github.com/nsmigrate/nsmigrate/netstate/rawnl"
 )
-
-func needRoot(t testing.TB, tools ...string) {
-	t.Helper()
-	missing := ""
-	if os.Geteuid() != 0 {
-		missing = "root"
-	}
-	for _, tool := range tools {
-		if _, err := exec.LookPath(tool); err != nil {
-			missing = tool
-		}
-	}
-	switch {
-	case missing == "":
-	case os.Getenv("CI") == "true":
-		t.Fatalf("CI lacks %s", missing)
-	default:
-		t.Skipf("needs %s", missing)
-	}
-}
-
-func netns(t testing.TB) *ns.NS {
-	t.Helper()
-	n, err := ns.Create()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { n.Close() })
-	return n
-}
-
-func run(t testing.TB, n *ns.NS, command string) string {
-	t.Helper()
-	var out []byte
-	err := n.Do(func() error {
-		var err error
-		out, err = exec.Command("sh", "-ec", command).CombinedOutput()
-		return err
-	})
-	if err != nil {
-		t.Fatalf("%s: %v\n%s", command, err, out)
-	}
-	return string(out)
-}
 
 // pair is a client and a server namespace joined by a link: 10.0.0.1 and 10.0.0.2, fd00::1 and fd00::2.
 type pair struct{ client, server *ns.NS }
 
 func newPair(t testing.TB) pair {
 	t.Helper()
-	p := pair{netns(t), netns(t)}
+	p := pair{nstest.New(t), nstest.New(t)}
 	err := p.client.Do(func() error {
 		cmd := exec.Command("ip", "link", "add", "c", "type", "veth", "peer", "name", "s", "netns", "/proc/self/fd/3")
 		cmd.ExtraFiles = []*os.File{p.server.File()}
@@ -82,7 +39,7 @@ func newPair(t testing.TB) pair {
 	}
 	for i, n := range []*ns.NS{p.client, p.server} {
 		dev := string("cs"[i])
-		run(t, n, fmt.Sprintf("sysctl -qw net.ipv4.tcp_syn_retries=2; ip link set lo up; ip addr add 10.0.0.%d/24 dev %s; ip addr add fd00::%d/64 dev %s nodad; ip link set %s up", i+1, dev, i+1, dev, dev))
+		nstest.Run(t, n, fmt.Sprintf("sysctl -qw net.ipv4.tcp_syn_retries=2; ip link set lo up; ip addr add 10.0.0.%d/24 dev %s; ip addr add fd00::%d/64 dev %s nodad; ip link set %s up", i+1, dev, i+1, dev, dev))
 	}
 	return p
 }
@@ -163,7 +120,7 @@ func echo(t testing.TB, c net.Conn, line string) {
 func list(t testing.TB, n *ns.NS) []string {
 	t.Helper()
 	var lines []string
-	for line := range strings.Lines(run(t, n, "conntrack -L -o extended,labels 2>/dev/null")) {
+	for line := range strings.Lines(nstest.Run(t, n, "conntrack -L -o extended,labels 2>/dev/null")) {
 		lines = append(lines, regexp.MustCompile(`^(\S+ +\d+ \S+ +\d+) \d+`).ReplaceAllString(strings.TrimSpace(line), "$1"))
 	}
 	slices.Sort(lines)
@@ -182,7 +139,7 @@ func replay(t testing.TB, n *ns.NS) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	run(t, n, "conntrack -F 2>/dev/null")
+	nstest.Run(t, n, "conntrack -F 2>/dev/null")
 	if left := capture(t, n); len(left) != 0 {
 		t.Fatalf("%d entries left after flush", len(left))
 	}
@@ -221,7 +178,7 @@ func capture(t testing.TB, n *ns.NS) []rawnl.Message {
 // TestReplayConnections: a connection that is translated inside the namespace goes on over entries that
 // were flushed and created again.
 func TestReplayConnections(t *testing.T) {
-	needRoot(t, "ip", "nft", "conntrack")
+	nstest.NeedRoot(t, "ip", "nft", "conntrack")
 	cases := []struct {
 		name, rules, listen, dial string
 	}{
@@ -235,9 +192,9 @@ func TestReplayConnections(t *testing.T) {
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
 			p := newPair(t)
-			run(t, p.client, "ip route add default via 10.0.0.2; ip -6 route add default via fd00::2")
-			run(t, p.server, "ip addr add 10.0.0.77/24 dev s; ip route add 10.0.0.99 dev s; ip neigh add 10.0.0.99 lladdr 02:00:00:00:00:99 dev s")
-			run(t, p.server, `nft 'table inet t { chain f { type filter hook input priority 0; ct state invalid drop; ct state established accept; tcp dport 5000 ct mark set 0x77 accept; };
+			nstest.Run(t, p.client, "ip route add default via 10.0.0.2; ip -6 route add default via fd00::2")
+			nstest.Run(t, p.server, "ip addr add 10.0.0.77/24 dev s; ip route add 10.0.0.99 dev s; ip neigh add 10.0.0.99 lladdr 02:00:00:00:00:99 dev s")
+			nstest.Run(t, p.server, `nft 'table inet t { chain f { type filter hook input priority 0; ct state invalid drop; ct state established accept; tcp dport 5000 ct mark set 0x77 accept; };
 				chain n { type nat hook prerouting priority dstnat; `+c.rules+`; }; }'`)
 			listen(t, p.server, c.listen)
 			conn := dial(t, p.client, "tcp", c.dial)
@@ -253,9 +210,9 @@ func TestReplayConnections(t *testing.T) {
 // TestReplayWhileRetransmitting: the first packet that a moved entry sees is old, and the answer
 // acknowledges more than that packet held. It must not count as invalid.
 func TestReplayWhileRetransmitting(t *testing.T) {
-	needRoot(t, "ip", "nft", "conntrack")
+	nstest.NeedRoot(t, "ip", "nft", "conntrack")
 	p := newPair(t)
-	run(t, p.server, `nft 'table ip t {
+	nstest.Run(t, p.server, `nft 'table ip t {
 		chain i { type filter hook input priority 0; ct state invalid drop; };
 		chain o { type filter hook output priority 0; ct state invalid drop; }; }'`)
 	// Segments too large to be repeated together.
@@ -269,7 +226,7 @@ func TestReplayWhileRetransmitting(t *testing.T) {
 	echo(t, conn, "before\n")
 	// The server hears the client, the client doesn't hear the server, until it starts to repeat from its
 	// first unacknowledged segment.
-	run(t, p.client, "nft 'table ip deaf { chain i { type filter hook input priority 0; tcp sport 5000 drop; }; }'")
+	nstest.Run(t, p.client, "nft 'table ip deaf { chain i { type filter hook input priority 0; tcp sport 5000 drop; }; }'")
 	for range count - 1 {
 		if _, err := io.WriteString(conn, line); err != nil {
 			t.Fatal(err)
@@ -282,11 +239,11 @@ func TestReplayWhileRetransmitting(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	run(t, p.server, "conntrack -F 2>/dev/null")
+	nstest.Run(t, p.server, "conntrack -F 2>/dev/null")
 	if err := conntrack.Apply(t.Context(), p.server, plan); err != nil {
 		t.Fatal(err)
 	}
-	run(t, p.client, "nft delete table ip deaf")
+	nstest.Run(t, p.client, "nft delete table ip deaf")
 	if err := conn.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
 		t.Fatal(err)
 	}
@@ -300,8 +257,8 @@ func TestReplayWhileRetransmitting(t *testing.T) {
 
 // TestReplayForwarded: entries of a router that masquerades, for protocols with ports and with ids.
 func TestReplayForwarded(t *testing.T) {
-	needRoot(t, "ip", "nft", "conntrack", "ping")
-	left, right := newPair(t), netns(t)
+	nstest.NeedRoot(t, "ip", "nft", "conntrack", "ping")
+	left, right := newPair(t), nstest.New(t)
 	router := left.server
 	err := router.Do(func() error {
 		cmd := exec.Command("ip", "link", "add", "r", "type", "veth", "peer", "name", "x", "netns", "/proc/self/fd/3")
@@ -311,14 +268,14 @@ func TestReplayForwarded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	run(t, router, "ip addr add 10.1.0.1/24 dev r; ip link set r up; sysctl -qw net.ipv4.ip_forward=1")
-	run(t, right, "ip addr add 10.1.0.2/24 dev x; ip link set x up; ip link set lo up")
-	run(t, left.client, "ip route add default via 10.0.0.2")
-	run(t, router, `nft 'table ip t { chain n { type nat hook postrouting priority srcnat; oifname "r" meta l4proto { tcp, udp } masquerade to :40000-40100; oifname "r" masquerade; }; chain z { type filter hook forward priority 0; ct label set 5; ct mark set 0x5; }; }'`)
+	nstest.Run(t, router, "ip addr add 10.1.0.1/24 dev r; ip link set r up; sysctl -qw net.ipv4.ip_forward=1")
+	nstest.Run(t, right, "ip addr add 10.1.0.2/24 dev x; ip link set x up; ip link set lo up")
+	nstest.Run(t, left.client, "ip route add default via 10.0.0.2")
+	nstest.Run(t, router, `nft 'table ip t { chain n { type nat hook postrouting priority srcnat; oifname "r" meta l4proto { tcp, udp } masquerade to :40000-40100; oifname "r" masquerade; }; chain z { type filter hook forward priority 0; ct label set 5; ct mark set 0x5; }; }'`)
 	listen(t, right, "10.1.0.2:5000")
 	conn := dial(t, left.client, "tcp", "10.1.0.2:5000")
 	echo(t, conn, "before\n")
-	run(t, left.client, "ping -c 1 -W 2 10.1.0.2")
+	nstest.Run(t, left.client, "ping -c 1 -W 2 10.1.0.2")
 	udp := dial(t, left.client, "udp", "10.1.0.2:53")
 	if _, err := udp.Write([]byte("unanswered")); err != nil {
 		t.Fatal(err)
@@ -341,9 +298,9 @@ func TestReplayForwarded(t *testing.T) {
 // TestReplayExpectations: an FTP control connection with its helper, an expected data connection that
 // comes after the move, and one that came before and names its master. All of it in a zone.
 func TestReplayExpectations(t *testing.T) {
-	needRoot(t, "ip", "nft", "conntrack")
+	nstest.NeedRoot(t, "ip", "nft", "conntrack")
 	p := newPair(t)
-	run(t, p.server, `nft 'table ip t {
+	nstest.Run(t, p.server, `nft 'table ip t {
 		ct helper ftp { type "ftp" protocol tcp; l3proto ip; };
 		chain r { type filter hook prerouting priority raw; ct zone set 5; };
 		chain o { type filter hook output priority raw; ct zone set 5; };
@@ -393,9 +350,9 @@ func TestReplayExpectations(t *testing.T) {
 
 // TestApplyOverExisting: entries that are there already, wrong or right, end up as planned.
 func TestApplyOverExisting(t *testing.T) {
-	needRoot(t, "ip", "nft", "conntrack")
+	nstest.NeedRoot(t, "ip", "nft", "conntrack")
 	p := newPair(t)
-	run(t, p.server, "nft 'table ip t { chain n { type nat hook prerouting priority dstnat; tcp dport 80 redirect to :5000; }; }'")
+	nstest.Run(t, p.server, "nft 'table ip t { chain n { type nat hook prerouting priority dstnat; tcp dport 80 redirect to :5000; }; }'")
 	listen(t, p.server, "10.0.0.2:5000")
 	conn := dial(t, p.client, "tcp", "10.0.0.2:80")
 	echo(t, conn, "before\n")
@@ -410,7 +367,7 @@ func TestApplyOverExisting(t *testing.T) {
 	}
 	checkEqual(t, msgs, capture(t, p.server))
 	// Replayed as captured, which loses the translation.
-	run(t, p.server, "conntrack -F 2>/dev/null")
+	nstest.Run(t, p.server, "conntrack -F 2>/dev/null")
 	var verbatim []rawnl.Message
 	for _, m := range msgs {
 		m.Flags = 0x400 // NLM_F_CREATE
@@ -428,7 +385,7 @@ func TestApplyOverExisting(t *testing.T) {
 
 // TestCaptureUntracked: looking does not switch tracking on.
 func TestCaptureUntracked(t *testing.T) {
-	needRoot(t, "ip", "conntrack")
+	nstest.NeedRoot(t, "ip", "conntrack")
 	p := newPair(t)
 	if msgs := capture(t, p.server); len(msgs) != 0 {
 		t.Fatalf("%d messages", len(msgs))

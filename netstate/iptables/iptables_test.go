@@ -2,62 +2,16 @@ package iptables_test
 
 import (
 	"errors"
-	"os"
-	"os/exec"
 	"strings"
 	"testing"
 
 	"github.com/nsmigrate/nsmigrate/netstate/iptables"
-	"github.com/nsmigrate/nsmigrate/netstate/ns"
+	"github.com/nsmigrate/nsmigrate/netstate/ns/nstest"
 )
 
-func needRoot(t testing.TB, tools ...string) {
-	t.Helper()
-	missing := ""
-	if os.Geteuid() != 0 {
-		missing = "root"
-	}
-	for _, tool := range tools {
-		if _, err := exec.LookPath(tool); err != nil {
-			missing = tool
-		}
-	}
-	switch {
-	case missing == "":
-	case os.Getenv("CI") == "true":
-		t.Fatalf("CI lacks %s", missing)
-	default:
-		t.Skipf("needs %s", missing)
-	}
-}
-
-func netns(t testing.TB) *ns.NS {
-	t.Helper()
-	n, err := ns.Create()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { n.Close() })
-	return n
-}
-
-func run(t testing.TB, n *ns.NS, command string) string {
-	t.Helper()
-	var out []byte
-	err := n.Do(func() error {
-		var err error
-		out, err = exec.Command("sh", "-c", command).CombinedOutput()
-		return err
-	})
-	if err != nil {
-		t.Fatalf("%s: %v\n%s", command, err, out)
-	}
-	return string(out)
-}
-
 func TestMove(t *testing.T) {
-	needRoot(t, "iptables-legacy", "ip6tables-legacy")
-	from, to := netns(t), netns(t)
+	nstest.NeedRoot(t, "iptables-legacy", "ip6tables-legacy")
+	from, to := nstest.New(t), nstest.New(t)
 	for _, command := range []string{
 		"iptables-legacy -A INPUT -p tcp --dport 22 -m comment --comment 'a comment: [5:6]' -j ACCEPT -c 7 800",
 		"iptables-legacy -N mine",
@@ -72,7 +26,7 @@ func TestMove(t *testing.T) {
 		"ip6tables-legacy -A INPUT -p icmpv6 --icmpv6-type 135 -j ACCEPT",
 		"ip6tables-legacy -t nat -A PREROUTING -p tcp --dport 80 -j DNAT --to-destination [2001:db8::1]:80",
 	} {
-		run(t, from, command)
+		nstest.Run(t, from, command)
 	}
 	tables, err := iptables.Capture(t.Context(), from)
 	if err != nil {
@@ -100,21 +54,21 @@ func TestMove(t *testing.T) {
 
 // TestCaptureCreatesNothing: looking must not make the namespace have tables.
 func TestCaptureCreatesNothing(t *testing.T) {
-	needRoot(t)
-	n := netns(t)
+	nstest.NeedRoot(t)
+	n := nstest.New(t)
 	tables, err := iptables.Capture(t.Context(), n)
 	if err != nil || len(tables) != 0 {
 		t.Fatalf("got %v, %v", tables, err)
 	}
-	if names := run(t, n, "cat /proc/net/ip_tables_names /proc/net/ip6_tables_names /proc/net/arp_tables_names"); names != "" {
+	if names := nstest.Run(t, n, "cat /proc/net/ip_tables_names /proc/net/ip6_tables_names /proc/net/arp_tables_names"); names != "" {
 		t.Errorf("tables in use after a capture: %q", names)
 	}
 }
 
 func TestCaptureWithoutTool(t *testing.T) {
-	needRoot(t, "iptables-legacy")
-	n := netns(t)
-	run(t, n, "iptables-legacy -A INPUT -j ACCEPT")
+	nstest.NeedRoot(t, "iptables-legacy")
+	n := nstest.New(t)
+	nstest.Run(t, n, "iptables-legacy -A INPUT -j ACCEPT")
 	empty := t.TempDir()
 	t.Setenv("PATH", empty)
 	_, err := iptables.CaptureIn(t.Context(), n, []string{empty})
@@ -125,8 +79,8 @@ func TestCaptureWithoutTool(t *testing.T) {
 }
 
 func TestApplyRefused(t *testing.T) {
-	needRoot(t, "iptables-legacy")
-	n := netns(t)
+	nstest.NeedRoot(t, "iptables-legacy")
+	n := nstest.New(t)
 	err := iptables.Apply(t.Context(), n, []iptables.Table{{Tool: "iptables-legacy", Text: "*filter\n-A NOWHERE -j ACCEPT\nCOMMIT\n"}})
 	if err == nil || !strings.Contains(err.Error(), "iptables-legacy-restore") {
 		t.Fatalf("got %v", err)

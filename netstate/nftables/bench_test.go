@@ -10,6 +10,7 @@ import (
 
 	"github.com/nsmigrate/nsmigrate/netstate/nftables"
 	"github.com/nsmigrate/nsmigrate/netstate/ns"
+	"github.com/nsmigrate/nsmigrate/netstate/ns/nstest"
 )
 
 // large returns rulesets by name, big enough that starting nft doesn't count.
@@ -44,13 +45,13 @@ func large() map[string]string {
 
 // BenchmarkRuleset compares capture with `nft list ruleset` and applying with `nft -f`.
 func BenchmarkRuleset(b *testing.B) {
-	needRoot(b, "nft")
+	nstest.NeedRoot(b, "nft")
 	for name, text := range large() {
 		file := filepath.Join(b.TempDir(), "ruleset.nft")
 		if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
 			b.Fatal(err)
 		}
-		full := netns(b)
+		full := nstest.New(b)
 		run(b, full, "nft", "-f", file)
 		msgs, err := nftables.Capture(b.Context(), full)
 		if err != nil {

@@ -16,6 +16,7 @@ import (
 	"github.com/nsmigrate/nsmigrate/netstate/iptables"
 	"github.com/nsmigrate/nsmigrate/netstate/nftables"
 	"github.com/nsmigrate/nsmigrate/netstate/ns"
+	"github.com/nsmigrate/nsmigrate/netstate/ns/nstest"
 )
 
 // The test suites of nftables and iptables hold hundreds of rulesets that their authors found worth a test.
@@ -134,7 +135,7 @@ func TestCorpusExamples(t *testing.T) {
 	if os.Getenv("NSMIGRATE_CORPUS") == "" {
 		t.Skip("NSMIGRATE_CORPUS is not set: make corpus")
 	}
-	needRoot(t, "nft", "ip")
+	nstest.NeedRoot(t, "nft", "ip")
 	files, err := filepath.Glob("/usr/share/doc/nftables/examples/*.nft")
 	if err != nil || len(files) == 0 {
 		t.Skip("nftables came without its documentation")
@@ -149,7 +150,7 @@ func TestCorpusExamples(t *testing.T) {
 // TestCorpusNFTables moves the dumps of nftables' shell tests.
 func TestCorpusNFTables(t *testing.T) {
 	dir := source(t, "nftables")
-	needRoot(t, "nft", "ip")
+	nstest.NeedRoot(t, "nft", "ip")
 	c := newTally()
 	err := filepath.WalkDir(filepath.Join(dir, "tests/shell/testcases"), func(path string, _ fs.DirEntry, err error) error {
 		if err != nil || filepath.Ext(path) != ".nft" || filepath.Base(filepath.Dir(path)) != "dumps" {
@@ -167,7 +168,7 @@ func TestCorpusNFTables(t *testing.T) {
 // file moves the ruleset of a file.
 func (c *tally) file(t *testing.T, path string) {
 	c.total++
-	from, to := netns(t), netns(t)
+	from, to := nstest.New(t), nstest.New(t)
 	defer from.Close()
 	defer to.Close()
 	for _, n := range []*ns.NS{from, to} {
@@ -231,7 +232,7 @@ func extensionTests(t *testing.T, file string) []extensionTest {
 // TestCorpusIPTables moves the rules of iptables' extensions, made by its two implementations.
 func TestCorpusIPTables(t *testing.T) {
 	dir := source(t, "iptables")
-	needRoot(t, "iptables-nft", "iptables-legacy")
+	nstest.NeedRoot(t, "iptables-nft", "iptables-legacy")
 	files, err := filepath.Glob(filepath.Join(dir, "extensions/*.t"))
 	if err != nil || len(files) == 0 {
 		t.Fatal(files, err)
@@ -241,7 +242,7 @@ func TestCorpusIPTables(t *testing.T) {
 		c := newTally()
 		for _, file := range files {
 			for _, tool := range toolsFor(filepath.Base(file), kind) {
-				from, to := netns(t), netns(t)
+				from, to := nstest.New(t), nstest.New(t)
 				loaded := 0
 				for _, test := range extensionTests(t, file) {
 					c.total++

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nsmigrate/nsmigrate/netstate/nftables"
+	"github.com/nsmigrate/nsmigrate/netstate/ns/nstest"
 	"github.com/nsmigrate/nsmigrate/netstate/rawnl"
 )
 
@@ -108,8 +109,8 @@ rule ip t c [ immediate reg 0 jump #2 ]`
 }
 
 func TestMoveBoundChains(t *testing.T) {
-	needRoot(t)
-	from, to := netns(t), netns(t)
+	nstest.NeedRoot(t)
+	from, to := nstest.New(t), nstest.New(t)
 	plan, err := nftables.Plan(bound())
 	if err != nil {
 		t.Fatal(err)
@@ -139,9 +140,9 @@ func TestMoveBoundChains(t *testing.T) {
 
 // TestMoveOwnedTable: the table outlives our socket, and the loss of its owner is told.
 func TestMoveOwnedTable(t *testing.T) {
-	needRoot(t)
+	nstest.NeedRoot(t)
 	for name, flags := range map[string]uint32{"owner": 2, "owner,persist": 6} {
-		from, to := netns(t), netns(t)
+		from, to := nstest.New(t), nstest.New(t)
 		c, err := rawnl.Dial(from, unix.NETLINK_NETFILTER)
 		if err != nil {
 			t.Fatal(err)
@@ -170,8 +171,8 @@ func TestMoveOwnedTable(t *testing.T) {
 
 // TestApplyNamesTheCulprit: a refusal says which object it is about, and nothing is left behind.
 func TestApplyNamesTheCulprit(t *testing.T) {
-	needRoot(t)
-	n := netns(t)
+	nstest.NeedRoot(t)
+	n := nstest.New(t)
 	plan, err := nftables.Plan([]rawnl.Message{table("t"), namedChain("t", "c"), rule("c", jump("nowhere"))})
 	if err != nil {
 		t.Fatal(err)
@@ -187,8 +188,8 @@ func TestApplyNamesTheCulprit(t *testing.T) {
 
 // TestCaptureDuringChange: a capture sees a ruleset that existed at some moment, or says that it didn't.
 func TestCaptureDuringChange(t *testing.T) {
-	needRoot(t)
-	n := netns(t)
+	nstest.NeedRoot(t)
+	n := nstest.New(t)
 	c, err := rawnl.Dial(n, unix.NETLINK_NETFILTER)
 	if err != nil {
 		t.Fatal(err)

@@ -9,13 +9,14 @@ import (
 	"testing"
 
 	"github.com/nsmigrate/nsmigrate/netstate/nftables"
+	"github.com/nsmigrate/nsmigrate/netstate/ns/nstest"
 )
 
 // TestMoveXtables moves rules that iptables-nft and its siblings wrote, with xtables matches and targets
 // that the kernel lets in only beside the right protocol.
 func TestMoveXtables(t *testing.T) {
-	needRoot(t, "iptables-nft", "ip6tables-nft", "arptables-nft", "ebtables-nft", "iptables-nft-save")
-	from, to := netns(t), netns(t)
+	nstest.NeedRoot(t, "iptables-nft", "ip6tables-nft", "arptables-nft", "ebtables-nft", "iptables-nft-save")
+	from, to := nstest.New(t), nstest.New(t)
 	for _, line := range lines(t, "testdata/xtables.txt") {
 		run(t, from, "sh", "-c", line)
 	}
@@ -52,7 +53,7 @@ func lines(t testing.TB, file string) []string {
 
 // TestCompatProtocol shows the protocol that a plan puts beside rules with xtables extensions.
 func TestCompatProtocol(t *testing.T) {
-	needRoot(t, "iptables-nft", "ebtables-nft")
+	nstest.NeedRoot(t, "iptables-nft", "ebtables-nft")
 	cases := []struct{ command, want string }{
 		{"iptables-nft -A INPUT -p tcp -m socket -j ACCEPT", "compat 6"},
 		{"iptables-nft -A INPUT ! -p udp -m u32 --u32 0=1", "compat !17"},
@@ -61,7 +62,7 @@ func TestCompatProtocol(t *testing.T) {
 		{"ebtables-nft -A INPUT -p ARP --arp-op Request", "compat 1544"},
 	}
 	for _, c := range cases {
-		n := netns(t)
+		n := nstest.New(t)
 		run(t, n, "sh", "-c", c.command)
 		msgs, err := nftables.Capture(t.Context(), n)
 		if err != nil {

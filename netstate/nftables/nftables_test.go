@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
@@ -14,40 +13,9 @@ import (
 
 	"github.com/nsmigrate/nsmigrate/netstate/nftables"
 	"github.com/nsmigrate/nsmigrate/netstate/ns"
+	"github.com/nsmigrate/nsmigrate/netstate/ns/nstest"
 	"github.com/nsmigrate/nsmigrate/netstate/rawnl"
 )
-
-// needRoot skips a test that makes namespaces, except in CI, where it must run.
-func needRoot(t testing.TB, tools ...string) {
-	t.Helper()
-	missing := ""
-	if os.Geteuid() != 0 {
-		missing = "root"
-	}
-	for _, tool := range tools {
-		if _, err := exec.LookPath(tool); err != nil {
-			missing = tool
-		}
-	}
-	switch {
-	case missing == "":
-	case os.Getenv("CI") == "true":
-		t.Fatalf("CI lacks %s", missing)
-	default:
-		t.Skipf("needs %s", missing)
-	}
-}
-
-// netns makes a namespace that ends with the test.
-func netns(t testing.TB) *ns.NS {
-	t.Helper()
-	n, err := ns.Create()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { n.Close() })
-	return n
-}
 
 // run runs a command inside the namespace and returns its output.
 func run(t testing.TB, n *ns.NS, name string, args ...string) []byte {
@@ -179,14 +147,14 @@ func diff(want, got string) string {
 
 // TestMoveRulesets moves each ruleset of testdata, as one nft file each.
 func TestMoveRulesets(t *testing.T) {
-	needRoot(t, "nft", "ip")
+	nstest.NeedRoot(t, "nft", "ip")
 	files, err := filepath.Glob("testdata/*.nft")
 	if err != nil || len(files) == 0 {
 		t.Fatal(files, err)
 	}
 	for _, file := range files {
 		t.Run(filepath.Base(file), func(t *testing.T) {
-			from, to := netns(t), netns(t)
+			from, to := nstest.New(t), nstest.New(t)
 			devices(t, from)
 			devices(t, to)
 			run(t, from, "nft", "-f", file)
@@ -199,8 +167,8 @@ func TestMoveRulesets(t *testing.T) {
 // TestMoveLargeRules moves rules that are larger than the datagrams in which the kernel answers those who receive little
 // at a time: it leaves such a rule and all after it out.
 func TestMoveLargeRules(t *testing.T) {
-	needRoot(t, "nft")
-	from, to := netns(t), netns(t)
+	nstest.NeedRoot(t, "nft")
+	from, to := nstest.New(t), nstest.New(t)
 	const matches = 60 // of two expressions each; a rule has 128 at most
 	var script strings.Builder
 	for _, table := range []string{"one", "two"} {
@@ -211,16 +179,16 @@ func TestMoveLargeRules(t *testing.T) {
 }
 
 func TestCaptureEmpty(t *testing.T) {
-	needRoot(t)
-	msgs, err := nftables.Capture(t.Context(), netns(t))
+	nstest.NeedRoot(t)
+	msgs, err := nftables.Capture(t.Context(), nstest.New(t))
 	if err != nil || len(msgs) != 0 {
 		t.Fatalf("got %d messages, %v", len(msgs), err)
 	}
 }
 
 func TestCaptureLeavesLockOut(t *testing.T) {
-	needRoot(t, "nft")
-	n := netns(t)
+	nstest.NeedRoot(t, "nft")
+	n := nstest.New(t)
 	runInput(t, n, []byte(`
 		table inet nsmigrate_lock { set s { type mark; elements = { 1 }; }; chain in { type filter hook input priority -300; meta mark @s accept; drop; }; }
 		table inet mine { chain c { accept; }; }`), "nft", "-f", "-")
@@ -240,8 +208,8 @@ func TestCaptureLeavesLockOut(t *testing.T) {
 
 // TestHidden: a rule that is larger than a netlink message ends the kernel's dump without an error. What it hides is named.
 func TestHidden(t *testing.T) {
-	needRoot(t, "nft", "iptables-nft")
-	n := netns(t)
+	nstest.NeedRoot(t, "nft", "iptables-nft")
+	n := nstest.New(t)
 	runInput(t, n, []byte(`
 		table ip other { map m { type ipv4_addr : verdict; elements = { 10.0.0.1 : jump c, 10.0.0.2 : goto c } }
 			chain c { accept; }; chain b { type filter hook input priority 0; jump c; ip saddr vmap @m; ip daddr vmap { 10.0.0.3 : jump c }; jump { drop; }

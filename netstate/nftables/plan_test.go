@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/nsmigrate/nsmigrate/netstate/nftables"
+	"github.com/nsmigrate/nsmigrate/netstate/ns/nstest"
 	"github.com/nsmigrate/nsmigrate/netstate/rawnl"
 )
 
@@ -34,8 +35,8 @@ func TestPlanGolden(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			stored, golden := filepath.Join("testdata", name+".capture"), filepath.Join("testdata", name+".plan")
 			if update {
-				needRoot(t, "nft")
-				n := netns(t)
+				nstest.NeedRoot(t, "nft")
+				n := nstest.New(t)
 				devices(t, n)
 				run(t, n, "nft", "-f", filepath.Join("testdata", name+".nft"))
 				msgs, err := nftables.Capture(t.Context(), n)
