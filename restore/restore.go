@@ -147,7 +147,27 @@ func (r *Restoration) buildNamespace(ctx context.Context) error {
 	if r.lock, err = lock.Open(r.ns); err != nil {
 		return err
 	}
-	return netstate.Build(ctx, r.ns, r.state, r.buildOptions())
+	if err := netstate.Build(ctx, r.ns, r.state, r.buildOptions()); err != nil {
+		return err
+	}
+	return r.checkBuilt(ctx)
+}
+
+// checkBuilt refuses a namespace of which this host's kernel, another than the source's, passed over something.
+func (r *Restoration) checkBuilt(ctx context.Context) error {
+	ignored, err := netstate.Ignored(ctx, r.ns, r.state, r.buildOptions())
+	if err != nil {
+		return err
+	}
+	var problems []checkpoint.Problem
+	for _, l := range ignored {
+		problems = append(problems, checkpoint.Problem{Kind: l.Kind, Object: l.Object, Reason: l.Reason, Remedy: l.Remedy, Loss: true})
+	}
+	kept, losses := checkpoint.Allow(problems, r.opts.AllowLoss)
+	for _, l := range losses {
+		r.tell("%s, and you allowed it", l)
+	}
+	return checkpoint.Refuse("restore", kept)
 }
 
 func (r *Restoration) buildOptions() netstate.BuildOptions {

@@ -50,7 +50,7 @@ func capture(ctx context.Context, n *ns.NS) ([]rawnl.Message, error) {
 		return nil, fmt.Errorf("dump policies: %w", err)
 	}
 	msgs := slices.DeleteFunc(append(states, policies...), func(m rawnl.Message) bool {
-		return m.Type != typeState && m.Type != typePolicy || len(m.Data) < headerLen(m.Type)
+		return m.Type != typeState && m.Type != typePolicy || len(m.Data) < HeaderLen(m.Type)
 	})
 	for i, m := range msgs {
 		// When a state was last used can't be given back.

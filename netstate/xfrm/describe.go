@@ -14,7 +14,7 @@ import (
 // Describe renders a message as one line in the words of `ip xfrm`. Keys are not shown. It takes any message and is
 // meant for people.
 func Describe(m rawnl.Message) string {
-	if n := headerLen(m.Type); n == 0 || len(m.Data) < n {
+	if n := HeaderLen(m.Type); n == 0 || len(m.Data) < n {
 		return fmt.Sprintf("xfrm message %#x", m.Type)
 	}
 	switch m.Type {

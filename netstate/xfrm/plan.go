@@ -65,7 +65,7 @@ func Losses(msgs []rawnl.Message) []string {
 
 // unusable returns why an object can't be made again; "" if it can be.
 func unusable(m rawnl.Message) string {
-	if len(m.Data) < headerLen(m.Type) {
+	if len(m.Data) < HeaderLen(m.Type) {
 		return ""
 	}
 	switch m.Type {

@@ -90,8 +90,8 @@ const (
 	accept       = 2 // XFRM_USERPOLICY_ACCEPT
 )
 
-// headerLen returns the size of the structure with which a message of a type begins; 0 for other types.
-func headerLen(typ uint16) int {
+// HeaderLen returns the size of the structure with which a message of a type begins; 0 for other types.
+func HeaderLen(typ uint16) int {
 	switch typ {
 	case typeState:
 		return stateLen
@@ -106,7 +106,7 @@ func headerLen(typ uint16) int {
 }
 
 func attrsOf(m rawnl.Message) []byte {
-	if n := headerLen(m.Type); n > 0 && len(m.Data) > n {
+	if n := HeaderLen(m.Type); n > 0 && len(m.Data) > n {
 		return m.Data[n:]
 	}
 	return nil
@@ -114,7 +114,7 @@ func attrsOf(m rawnl.Message) []byte {
 
 // rewrite returns a message with its attributes changed and some bytes of its header cleared.
 func rewrite(m rawnl.Message, fn func(rawnl.Attr) (rawnl.Attr, bool), clear ...[2]int) rawnl.Message {
-	head := slices.Clone(m.Data[:headerLen(m.Type)])
+	head := slices.Clone(m.Data[:HeaderLen(m.Type)])
 	for _, c := range clear {
 		copy(head[c[0]:], make([]byte, c[1]))
 	}

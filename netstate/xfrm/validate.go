@@ -11,7 +11,7 @@ import (
 // Validate reports whether a message can be one of a capture: a state, a policy or a setting for policies, with
 // well-formed attributes. Whether it makes sense is the kernel's to judge. The error is [rawnl.ErrMalformed].
 func Validate(m rawnl.Message) error {
-	size := headerLen(m.Type)
+	size := HeaderLen(m.Type)
 	if size == 0 {
 		return fmt.Errorf("%w: message type %#x is not of xfrm", rawnl.ErrMalformed, m.Type)
 	}
@@ -39,7 +39,7 @@ func Validate(m rawnl.Message) error {
 // Normalize returns a message without what may differ between two equal objects, for comparison: what was counted,
 // the sequence numbers, and the times of creation and use.
 func Normalize(m rawnl.Message) rawnl.Message {
-	if headerLen(m.Type) == 0 || len(m.Data) < headerLen(m.Type) {
+	if HeaderLen(m.Type) == 0 || len(m.Data) < HeaderLen(m.Type) {
 		return m.Clone()
 	}
 	var counted [][2]int
