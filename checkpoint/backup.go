@@ -1,6 +1,7 @@
 package checkpoint
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -43,7 +44,7 @@ func Backup(ctx context.Context, spec Spec, store Store, opts Options) (*Report,
 	if s.car, err = sidecar.Capture(ctx, nil, nil); err != nil {
 		return nil, fmt.Errorf("dump: %w", err)
 	}
-	err = s.complete()
+	err = cmp.Or(s.complete(), s.writeSockets())
 	if err == nil {
 		err = s.stage(ctx, store)
 	}

@@ -330,10 +330,11 @@ func (s *Service) captureState(ctx context.Context) error {
 func (s *Service) captureSockets(ctx context.Context) error {
 	defer s.clock.Beside("socket options")()
 	car, err := sidecar.Capture(ctx, s.holders(), s.car)
-	if err == nil {
-		s.car = car
+	if err != nil {
+		return err
 	}
-	return err
+	s.car = car
+	return s.writeSockets()
 }
 
 // holders are the processes of the frozen trees.
@@ -360,6 +361,10 @@ func (s *Service) complete() error {
 			return fmt.Errorf("write network state: %w", err)
 		}
 	}
+	return nil
+}
+
+func (s *Service) writeSockets() error {
 	car, err := s.car.Encode()
 	if err != nil {
 		return err

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -44,7 +45,29 @@ func (n Note) String() string {
 //
 // Every socket is tried. What could not be set is returned as notes; the error is that of the context.
 func (s *Sidecar) Apply(ctx context.Context, tree int, pidOf func(pid int) int) ([]Note, error) {
-	a := applier{settings: make(map[profileKey][]setting), table: options(), car: s}
+	var mine []*Socket
+	for i := range s.Sockets {
+		if s.Sockets[i].Tree == tree {
+			mine = append(mine, &s.Sockets[i])
+		}
+	}
+	var mu sync.Mutex
+	var notes []Note
+	err := sockets.Share(mine, func(some []*Socket) error {
+		a := applier{settings: make(map[profileKey][]setting), table: options(), car: s}
+		err := a.apply(ctx, some, pidOf)
+		mu.Lock()
+		defer mu.Unlock()
+		for _, n := range a.notes {
+			notes = addNote(notes, n)
+		}
+		return err
+	})
+	return notes, err
+}
+
+// apply puts the options of some sockets back.
+func (a *applier) apply(ctx context.Context, some []*Socket, pidOf func(pid int) int) error {
 	var lender *sockets.Lender
 	holder := 0
 	defer func() {
@@ -52,13 +75,9 @@ func (s *Sidecar) Apply(ctx context.Context, tree int, pidOf func(pid int) int) 
 			lender.Close()
 		}
 	}()
-	for i := range s.Sockets {
-		k := &s.Sockets[i]
-		if k.Tree != tree {
-			continue
-		}
+	for _, k := range some {
 		if err := ctx.Err(); err != nil {
-			return a.notes, err
+			return err
 		}
 		if k.PID != holder {
 			if lender != nil {
@@ -81,7 +100,7 @@ func (s *Sidecar) Apply(ctx context.Context, tree int, pidOf func(pid int) int) 
 		a.socket(fd, k)
 		unix.Close(fd)
 	}
-	return a.notes, nil
+	return nil
 }
 
 func openHolder(pid int) (*sockets.Lender, error) {
@@ -116,13 +135,18 @@ func (a *applier) note(k *Socket, option string, v Value, err error) {
 	if option != "" {
 		n.Value = v.String()
 	}
-	for i := range a.notes {
-		if same := &a.notes[i]; same.Option == n.Option && same.Value == n.Value && same.Reason == n.Reason {
-			same.More++
-			return
+	a.notes = addNote(a.notes, n)
+}
+
+// addNote adds a note to others, and to the number of one that says the same.
+func addNote(notes []Note, n Note) []Note {
+	for i := range notes {
+		if same := &notes[i]; same.Option == n.Option && same.Value == n.Value && same.Reason == n.Reason {
+			same.More += 1 + n.More
+			return notes
 		}
 	}
-	a.notes = append(a.notes, n)
+	return append(notes, n)
 }
 
 // of returns the settings of a socket, worked out once for all that are alike.

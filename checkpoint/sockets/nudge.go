@@ -3,7 +3,11 @@ package sockets
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"runtime"
+	"slices"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/nsmigrate/nsmigrate/checkpoint/proc"
@@ -28,23 +32,37 @@ func Nudge(pid int) error {
 		return err
 	}
 	defer lender.Close()
-	seen := make(map[uint64]bool, len(held))
+	once := make(map[uint64]int, len(held)) // descriptors by inode
 	for fd, inode := range held {
-		if seen[inode] {
-			continue
-		}
-		seen[inode] = true
-		own, err := lender.Borrow(fd)
-		if err != nil {
-			continue // closed meanwhile
-		}
-		err = nudge(own)
-		unix.Close(own)
-		if err != nil {
-			return fmt.Errorf("nudge connection of descriptor %d of process %d: %w", fd, pid, err)
-		}
+		once[inode] = fd
 	}
-	return nil
+	return Share(slices.Collect(maps.Values(once)), func(fds []int) error {
+		for _, fd := range fds {
+			own, err := lender.Borrow(fd)
+			if err != nil {
+				continue // closed meanwhile
+			}
+			err = nudge(own)
+			unix.Close(own)
+			if err != nil {
+				return fmt.Errorf("nudge connection of descriptor %d of process %d: %w", fd, pid, err)
+			}
+		}
+		return nil
+	})
+}
+
+// least is how many sockets are worth a goroutine.
+const least = 64
+
+// Share divides work on sockets, which is done one system call after the other, among all cores.
+func Share[T any](sockets []T, work func(some []T) error) error {
+	var g errgroup.Group
+	size := max(least, (len(sockets)+runtime.GOMAXPROCS(0)-1)/runtime.GOMAXPROCS(0))
+	for some := range slices.Chunk(sockets, size) {
+		g.Go(func() error { return work(some) })
+	}
+	return g.Wait()
 }
 
 func nudge(fd int) error {

@@ -1,11 +1,10 @@
 package migrate
 
 import (
-	"archive/tar"
 	"bytes"
 	"context"
+	"encoding/binary"
 	"io"
-	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -30,6 +29,12 @@ func TestImage(t *testing.T) {
 	for i := range 2 * together / smallFile {
 		files[filepath.Join("checkpoint/many", string(rune('a'+i)))] = smallFile - i
 	}
+	if err := os.MkdirAll(filepath.Join(from, "checkpoint"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(from, "checkpoint/core-2.img"), nil, 0o600); err != nil { // which was sent before
+		t.Fatal(err)
+	}
 	content := make(map[string][]byte)
 	for name, size := range files {
 		content[name] = make([]byte, size)
@@ -44,7 +49,7 @@ func TestImage(t *testing.T) {
 		}
 	}
 	var sent []piece
-	err := sendImage(t.Context(), from, func(_ context.Context, name string, size int64, r io.Reader) error {
+	err := sendImage(t.Context(), from, map[string]bool{"checkpoint/core-2.img": true}, func(_ context.Context, name string, size int64, r io.Reader) error {
 		b, err := io.ReadAll(r)
 		if err == nil && int64(len(b)) != size {
 			t.Errorf("%s has %d bytes, not %d", name, len(b), size)
@@ -65,6 +70,46 @@ func TestImage(t *testing.T) {
 	}
 	for name, want := range content {
 		if got, err := os.ReadFile(filepath.Join(to, name)); err != nil || !bytes.Equal(got, want) {
+			t.Errorf("%s: %v, or other bytes", name, err)
+		}
+	}
+}
+
+// Files of connections travel when they are written, others don't, and none travels twice.
+func TestImageEarly(t *testing.T) {
+	from, to := t.TempDir(), t.TempDir()
+	if err := os.Mkdir(filepath.Join(from, "checkpoint"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	arrived := make(chan struct{}, 3)
+	send := func(_ context.Context, name string, _ int64, r io.Reader) error {
+		defer func() { arrived <- struct{}{} }()
+		return storeImage(to, name, r)
+	}
+	e := sendEarly(t.Context(), from, []string{"checkpoint"}, send)
+	want := make(map[string][]byte)
+	write := func(name string, data []byte) {
+		want[name] = data
+		if err := os.WriteFile(filepath.Join(from, name), data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("checkpoint/core-1.img", []byte("core"))
+	write("checkpoint/tcp-stream-1.img", bytes.Repeat([]byte{1}, soon))
+	write("checkpoint/tcp-stream-2.img", []byte("two"))
+	<-arrived
+	before, err := e.finish()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !before["checkpoint/tcp-stream-1.img"] || before["checkpoint/core-1.img"] {
+		t.Errorf("sent early: %v", before)
+	}
+	if err := sendImage(t.Context(), from, before, send); err != nil {
+		t.Fatal(err)
+	}
+	for name, data := range want {
+		if got, err := os.ReadFile(filepath.Join(to, name)); err != nil || !bytes.Equal(got, data) {
 			t.Errorf("%s: %v, or other bytes", name, err)
 		}
 	}
@@ -92,30 +137,22 @@ func TestImagePages(t *testing.T) {
 }
 
 func FuzzStoreFiles(f *testing.F) {
-	archive := func(entries map[string]tar.Header) []byte {
-		var b bytes.Buffer
-		w := tar.NewWriter(&b)
-		for _, name := range slices.Sorted(maps.Keys(entries)) {
-			h := entries[name]
-			h.Name = name
-			if err := w.WriteHeader(&h); err != nil {
-				f.Fatal(err)
-			}
-			if _, err := w.Write(make([]byte, h.Size)); err != nil {
-				f.Fatal(err)
-			}
+	files := func(names ...string) []byte {
+		var b []byte
+		for _, name := range names {
+			b = binary.BigEndian.AppendUint16(b, uint16(len(name)))
+			b = binary.BigEndian.AppendUint32(b, 3)
+			b = append(b, name+"abc"...)
 		}
-		if err := w.Close(); err != nil {
-			f.Fatal(err)
-		}
-		return b.Bytes()
+		return b
 	}
-	regular := tar.Header{Typeflag: tar.TypeReg, Size: 3, Mode: 0o600}
-	f.Add(archive(map[string]tar.Header{"a": regular, "b/c": regular}))
-	f.Add(archive(map[string]tar.Header{"../a": regular}))
-	f.Add(archive(map[string]tar.Header{"/a": regular}))
-	f.Add(archive(map[string]tar.Header{"a": {Typeflag: tar.TypeSymlink, Linkname: "/etc"}, "a/b": regular}))
-	f.Add(archive(map[string]tar.Header{"a": regular})[:700])
+	f.Add(files("a", "b/c"))
+	f.Add(files("../a"))
+	f.Add(files("/a"))
+	f.Add(files("a", "a/b", "a"))
+	f.Add(files("a\x00b", ""))
+	f.Add(files("a")[:8])
+	f.Add([]byte("\x00\x01\xff\xff\xff\xffa"))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		top := t.TempDir()
 		dir := filepath.Join(top, "image")

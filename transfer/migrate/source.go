@@ -2,6 +2,7 @@ package migrate
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -107,11 +108,18 @@ func (s *Source) Precopy(ctx context.Context, wants json.RawMessage, send handov
 // Freeze implements [handover.Service].
 func (s *Source) Freeze(ctx context.Context, send handover.SendEntry) (json.RawMessage, error) {
 	s.frozen, s.turn.next = true, send
-	if err := s.service.Freeze(ctx); err != nil {
+	var dirs []string
+	for _, t := range s.service.Manifest().Trees {
+		dirs = append(dirs, t.Dir)
+	}
+	e := sendEarly(ctx, s.service.Image(), dirs, s.turn.send)
+	err := s.service.Freeze(ctx)
+	s.service.Phase("send image")
+	before, sending := e.finish()
+	if err := cmp.Or(err, sending); err != nil {
 		return nil, err
 	}
-	s.service.Phase("send image")
-	if err := sendImage(ctx, s.service.Image(), s.turn.send); err != nil {
+	if err := sendImage(ctx, s.service.Image(), before, s.turn.send); err != nil {
 		return nil, err
 	}
 	s.service.Phase("hand over")
