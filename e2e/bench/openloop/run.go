@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/netip"
 	"runtime"
+	"runtime/debug"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -39,10 +40,9 @@ func Run(o Options, in io.Reader, out io.Writer) error {
 		return fmt.Errorf("openloop: %+v is no load", o)
 	}
 	runtime.LockOSThread()
-	// The client is to see the service's delays and not its own. It is another host's, whose processor is not busy.
-	if err := unix.Setpriority(unix.PRIO_PROCESS, 0, -15); err != nil {
-		return fmt.Errorf("openloop: %w", err)
-	}
+	// Nor what a collector of garbage adds. There is little of it.
+	debug.SetGCPercent(-1)
+	debug.SetMemoryLimit(2 << 30)
 	c := &client{Options: o, begin: time.Now(), answer: json.NewEncoder(out)}
 	if err := c.open(); err != nil {
 		return fmt.Errorf("openloop: %w", err)
