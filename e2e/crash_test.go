@@ -17,9 +17,8 @@ import (
 // trouble is something that goes wrong in one migration.
 type trouble struct {
 	source, destination string // NSMIGRATE_FAULT of either side
-	// at a step that waits; cut and mended again, or spoilt
-	cut, corrupt bool
-	byHand       bool // a person has to call `nsmigrate recover`
+	link                string // what happens to it at a step that waits: cut (and mended again), corrupt or reorder; "" is nothing
+	byHand              bool   // a person has to call `nsmigrate recover`
 }
 
 func (t trouble) String() string {
@@ -29,11 +28,8 @@ func (t trouble) String() string {
 			parts = append(parts, p)
 		}
 	}
-	switch {
-	case t.cut:
-		parts = append(parts, "cut")
-	case t.corrupt:
-		parts = append(parts, "corrupt")
+	if t.link != "" {
+		parts = append(parts, t.link)
 	}
 	if t.byHand {
 		parts = append(parts, "recovered by hand")
@@ -77,18 +73,15 @@ func troubles(steps []step) []trouble {
 		// What fails behind a service that has moved is told, and for a person.
 		list = append(list, trouble{source: s + "=kill", byHand: strings.HasSuffix(s, "/begin") || strings.HasPrefix(s, "source/released/running/")},
 			trouble{source: s + "=error", byHand: strings.HasPrefix(s, "source/released/running/")})
-		if strings.Contains(s, "send-") || strings.Contains(s, "enter-") {
-			list = append(list, trouble{source: s + "=wait", cut: true})
-		}
-		if strings.Contains(s, "send-") {
-			list = append(list, trouble{source: s + "=wait", corrupt: true})
+		for _, l := range linkTroubles(s) {
+			list = append(list, trouble{source: s + "=wait", link: l})
 		}
 	}
 	for _, s := range destination {
 		list = append(list, trouble{destination: s + "=kill", byHand: strings.HasSuffix(s, "/begin")},
 			trouble{destination: s + "=error", byHand: strings.HasPrefix(s, "destination/live/") || strings.HasSuffix(s, "/settle")})
-		if strings.Contains(s, "send-") || strings.Contains(s, "enter-") {
-			list = append(list, trouble{destination: s + "=wait", cut: true})
+		for _, l := range linkTroubles(s) {
+			list = append(list, trouble{destination: s + "=wait", link: l})
 		}
 	}
 	// What puts things back dies too: the guard first, or the program while it does it itself.
@@ -117,6 +110,16 @@ func troubles(steps []step) []trouble {
 		list = append(list, t)
 	}
 	return list
+}
+
+// linkTroubles are what happens to the link at a step: it is cut at every one, and what is sent at a step that sends is
+// altered. That it stalls is only sampled ([TestLinkStalls]): to either host it is a cut that takes as long to be noticed as
+// the hosts bear.
+func linkTroubles(step string) []string {
+	if strings.Contains(step, "/send-") {
+		return []string{"cut", "corrupt", "reorder"}
+	}
+	return []string{"cut"}
 }
 
 // Whatever crashes and whatever is lost, at every step: one copy lives, its connections go on, nothing stays behind, and
@@ -193,7 +196,7 @@ func (m *matrix) suffer(x trouble) {
 	cmd := exec.Command(m.faultyBin(), "migrate", "--netns", m.svc.Name, "--to", l.address())
 	cmd.Env = append(lab.Environ(), "NSMIGRATE_FAULT="+strings.ReplaceAll(x.source, "=wait", "=wait:"+stop))
 	p, said := m.run(from, cmd)
-	if x.cut || x.corrupt {
+	if x.link != "" {
 		m.strike(x, l, stop, p)
 	}
 	select {
@@ -255,15 +258,16 @@ func (m *matrix) strike(x trouble, l *link, stop string, p *lab.Process) {
 		_, err := os.Stat(stop)
 		return err
 	}))
-	if x.cut {
+	switch x.link {
+	case "cut":
 		l.sever()
-	} else {
-		l.spoil()
+		defer l.mendSoon()
+	case "corrupt":
+		l.alter(x.source != "", func(b []byte) { b[len(b)/2] ^= 0x10 })
+	case "reorder":
+		l.alter(x.source != "", func(b []byte) { copy(b, append(slices.Clone(b[len(b)/2:]), b[:len(b)/2]...)) })
 	}
 	os.Remove(stop)
-	if x.cut {
-		l.mendSoon()
-	}
 }
 
 // recoverByHand is what a person does: on either host, until nothing is left.

@@ -24,11 +24,12 @@ type link struct {
 
 	soon *time.Timer // when it is mended
 
-	mu     sync.Mutex
-	cut    bool
-	lines  []*line
-	mangle func([]byte)  // what happens to the bytes that the source sends; may be nil
-	stuck  chan struct{} // while nothing moves, either way; closed when it does again
+	mu      sync.Mutex
+	cut     bool
+	lines   []*line
+	mangle  func([]byte)  // what happens to bytes; may be nil
+	mangled bool          // it happens to those that the source sends, else to the destination's
+	stuck   chan struct{} // while nothing moves, either way; closed when it does again
 }
 
 // line is one connection over a link.
@@ -126,8 +127,9 @@ type writer struct {
 
 func (w writer) Write(b []byte) (int, error) {
 	w.l.mu.Lock()
-	if w.l.mangle != nil && w.fromSource {
+	if w.l.mangle != nil && w.fromSource == w.l.mangled {
 		w.l.mangle(b)
+		w.l.mangle = nil
 	}
 	stuck := w.l.stuck
 	w.l.mu.Unlock()
@@ -181,7 +183,7 @@ func (l *link) mend() {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.cut = false
+	l.cut, l.mangle = false, nil
 }
 
 // mendSoon mends it after a while, for a source that has to ask.
@@ -193,12 +195,9 @@ func (l *link) mendSoon() {
 	})
 }
 
-// spoil alters a bit of the next bytes that the source sends.
-func (l *link) spoil() {
+// alter has something happen to the next bytes that a side sends.
+func (l *link) alter(fromSource bool, how func([]byte)) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.mangle = func(b []byte) {
-		b[len(b)/2] ^= 0x10
-		l.mangle = nil
-	}
+	l.mangle, l.mangled = how, fromSource
 }
