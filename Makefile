@@ -104,7 +104,7 @@ e2e: ## end-to-end tests: hosts of namespaces, real services, real clients (root
 
 .PHONY: vm
 vm: export CI := true
-vm: ## what only other kernels have, and a move between two of them, in virtual machines (root, 5 minutes)
+vm: ## what only other kernels have, and a move between two of them, in virtual machines (root, 8 minutes)
 	CGO_ENABLED=1 $(GO) test -race -count=1 -timeout 30m ./e2e/vm
 
 .PHONY: bench

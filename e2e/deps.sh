@@ -7,7 +7,7 @@ set -euo pipefail
 export LC_ALL=C DEBIAN_FRONTEND=noninteractive
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin # root's PATH lacks these after a plain `su` on Debian
 
-# What is needed (a command or a file), and the Debian package that has it.
+# What is needed (a command, or a pattern of files), and the Debian package that has it.
 needs='
 ping                  iputils-ping
 nft                   nftables
@@ -21,6 +21,7 @@ ip                    iproute2
 redis-server          redis-server
 redis-cli             redis-tools
 nginx                 nginx-light
+/usr/lib/postgresql/*/bin/pgbench postgresql
 tcpdump               tcpdump
 iperf3                iperf3
 socat                 socat
@@ -43,7 +44,7 @@ gcc                   gcc
 commands=() packages=()
 while read -r need package; do
 	[ -n "$need" ] || continue
-	if [[ $need == /* && ! -e $need ]] || { [[ $need != /* ]] && ! command -v "$need" >/dev/null; }; then
+	if { [[ $need == /* ]] && ! compgen -G "$need" >/dev/null; } || { [[ $need != /* ]] && ! command -v "$need" >/dev/null; }; then
 		commands+=("$need") packages+=("$package")
 	fi
 done <<<"$needs"
