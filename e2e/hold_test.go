@@ -1,0 +1,124 @@
+package e2e
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/nsmigrate/nsmigrate/e2e/lab"
+	"github.com/nsmigrate/nsmigrate/e2e/peer/control"
+)
+
+// What clients send while the service stands still reaches the live copy, wherever that is: nobody sends anything again,
+// and every datagram gets one answer.
+func TestHeldPackets(t *testing.T) {
+	const wait = "source/running/built/keep=wait:"
+	for _, c := range []struct {
+		name, fault string
+	}{
+		{"moved", ""},
+		{"stayed", ",source/frozen/prepared/enter-released=error"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := newWorld(t)
+			w.patient()
+			w.serve("--udp", ":7000")
+			var loads []*client
+			for _, family := range []string{"4", "6"} {
+				for _, mode := range []string{"echo", "udp"} {
+					loads = append(loads, w.load("--connect", w.svc.Addr(family, 7000), "--mode", mode, "--conns", "1", "--period", "0"))
+				}
+			}
+			stop := filepath.Join(w.Dir, "stop")
+			cmd := exec.Command(w.faultyBin(), "migrate", "--format", "json", "--netns", w.svc.Name, "--to", w.linkTo(w.B).address())
+			cmd.Env = append(lab.Environ(), "NSMIGRATE_FAULT="+wait+stop+c.fault)
+			p, said := w.run(w.A, cmd)
+			w.check(lab.Eventually(w.limit(), func() error {
+				select {
+				case <-p.Done():
+					t.Fatal(said)
+				default:
+				}
+				_, err := os.Stat(stop)
+				return err
+			}))
+			before := w.sent()
+			progress := make(chan error, len(loads))
+			for _, l := range loads {
+				go func() {
+					r, err := l.Order(w.ctx, control.Progress)
+					progress <- errors.Join(err, r.Err())
+				}()
+			}
+			w.check(lab.Eventually(w.limit(), func() error {
+				if n := w.sent() - before; n < len(loads) {
+					return fmt.Errorf("%d of %d packets were sent", n, len(loads))
+				}
+				return nil
+			}))
+			w.check(os.Remove(stop))
+			<-p.Done()
+			at := w.B
+			if c.fault != "" {
+				at = w.A
+			} else {
+				var result struct {
+					Held struct{ Packets, Dropped int }
+				}
+				w.check(json.Unmarshal([]byte(said.String()), &result))
+				if result.Held.Packets < len(loads) || result.Held.Dropped > 0 {
+					t.Errorf("held: %+v", result.Held)
+				}
+			}
+			for range loads {
+				select {
+				case err := <-progress:
+					w.check(err)
+				case <-w.limit().Done():
+					t.Fatal("somebody waits for an answer")
+				}
+			}
+			w.unharmed()
+			for _, l := range loads {
+				if r := l.stop(); r.Lost != 0 {
+					t.Errorf("%d datagrams got no answer, or more than one", int64(r.Lost))
+				}
+			}
+			for where, out := range map[string]string{
+				"the clients'":  w.output(w.Client, "nstat", "-asz", "TcpRetransSegs"),
+				"the service's": w.output(at, "ip", "netns", "exec", w.svc.Name, "nstat", "-asz", "TcpRetransSegs"),
+			} {
+				if !strings.Contains(strings.Join(strings.Fields(out), " "), "TcpRetransSegs 0") {
+					t.Errorf("%s side sent segments again: %s", where, out)
+				}
+			}
+		})
+	}
+}
+
+// patient keeps the timers of connections between the client and the service from going off in a test.
+func (w *world) patient() {
+	w.Helper()
+	w.sh(w.Client, `sysctl -qw net.ipv4.tcp_early_retrans=0
+		ip route change 10.77.0.0/24 dev eth0 proto kernel scope link src %s rto_min 60s
+		ip -6 route change fd77::/64 dev eth0 proto kernel metric 256 rto_min 60s`, lab.ClientIPv4)
+}
+
+// sent counts what the client has sent so far: segments with new data, and datagrams.
+func (w *world) sent() (n int) {
+	w.Helper()
+	for line := range strings.Lines(w.output(w.Client, "nstat", "-asz", "TcpExtTCPOrigDataSent", "UdpOutDatagrams", "Udp6OutDatagrams")) {
+		if f := strings.Fields(line); len(f) == 3 {
+			count, err := strconv.Atoi(f[1])
+			w.check(err)
+			n += count
+		}
+	}
+	return n
+}
