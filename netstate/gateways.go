@@ -21,7 +21,7 @@ func (p *planner) reached(nexthops []Op) []Op {
 	have := map[hop]bool{}
 	for i := range nexthops {
 		gateway, device := gatewayOf(nexthops[i].Object)
-		if !gateway.IsValid() || gateway.IsLinkLocalUnicast() && gateway.Is6() || have[hop{gateway, device}] || p.connected(gateway, device) {
+		if !gateway.IsValid() || device == 0 || gateway.IsLinkLocalUnicast() && gateway.Is6() || have[hop{gateway, device}] || p.connected(gateway, device) {
 			continue
 		}
 		have[hop{gateway, device}] = true
@@ -32,7 +32,8 @@ func (p *planner) reached(nexthops []Op) []Op {
 	return append(append(before, nexthops...), after...)
 }
 
-// gatewayOf returns the gateway of a nexthop object that has to be reachable, and its device.
+// gatewayOf returns the gateway of a nexthop object that has to be reachable, and its device; a nexthop of forwarding
+// entries has none.
 func gatewayOf(m rawnl.Message) (netip.Addr, int32) {
 	hdr, attrs, err := split(m, sizeofNhMsg)
 	if err != nil || rawnl.Uint32(hdr[4:])&unix.RTNH_F_ONLINK != 0 {
