@@ -1,5 +1,5 @@
-// Bench measures how fast namespaces are captured and built, side by side with iproute2 and nft on the same
-// machine in the same run. It judges nothing but the figures it prints: absolute times are those of this machine,
+// Bench measures how long the clients of a service wait when it moves to another host, and how fast namespaces are
+// captured and built, side by side with other tools on the same machine in the same run. It judges nothing but the figures it prints: absolute times are those of this machine,
 // ratios and medians are what to look at.
 package main
 
@@ -49,7 +49,7 @@ func run(ctx context.Context) error {
 	file := flag.String("json", "", "write the results to this file too")
 	profile := flag.String("cpuprofile", "", "write a CPU profile to this file")
 	with := flag.String("with", ".", "pattern of what services are moved with, such as \"nsmigrate|criu\"")
-	rounds := flag.Int("rounds", 0, "move each service this many times, instead of as many as its scene says")
+	rounds := flag.Int("rounds", 0, "move small services this many times, and others at most, instead of as many as their scenes say")
 	client := flag.String(blackout.ClientFlag, "", "be a client of the blackout's, with options as JSON; the bench calls itself so")
 	pictures := flag.String("svg", "", "write pictures to this directory")
 	readme := flag.Bool("readme", false, "write the pictures to "+pictureDir+" and the table into README.md, and print it as Markdown too")
@@ -97,6 +97,7 @@ func run(ctx context.Context) error {
 	fmt.Printf("This takes about %d minutes.\n", int(math.Ceil((blackout.Takes(wish) + takes(o)).Minutes())))
 	report.Blackout, err = blackout.Measure(ctx, wish)
 	report.Blackout.Print(os.Stdout)
+	report.Machine += ", " + load() + " in the end"
 	failures := []error{err}
 	report.Results, err = measure(ctx, o)
 	report.print(os.Stdout)
@@ -155,12 +156,18 @@ func machine() string {
 			model = string(m[1])
 		}
 	}
-	load, err := os.ReadFile("/proc/loadavg")
+	return fmt.Sprintf("%d cores (%s), Linux %s, %s, load %s at the begin",
+		runtime.NumCPU(), model, unix.ByteSliceToString(u.Release[:]), runtime.Version(), load())
+}
+
+// load is how many processes wanted to run in the last minute.
+func load() string {
+	text, err := os.ReadFile("/proc/loadavg")
 	if err != nil {
-		load = []byte("unknown")
+		return "unknown"
 	}
-	return fmt.Sprintf("%d cores (%s), Linux %s, %s, load %s", runtime.NumCPU(), model, unix.ByteSliceToString(u.Release[:]),
-		runtime.Version(), strings.Join(strings.Fields(string(load))[:1], ""))
+	first, _, _ := strings.Cut(string(text), " ")
+	return first
 }
 
 // Report is what a run found out.

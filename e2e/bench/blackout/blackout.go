@@ -12,7 +12,7 @@ type Options struct {
 	Only     *regexp.Regexp                         // scenes by name
 	Movers   *regexp.Regexp                         // by name; nil are all
 	Quick    bool                                   // fewer rounds and scenes
-	Rounds   int                                    // of each scene, instead of its own number; 0 leaves it
+	Rounds   int                                    // of small services, and at most of others; 0 leaves each its own
 	Progress func(format string, args ...any)       // what goes on
 	Done     func(scene string, took time.Duration) // after each scene
 }

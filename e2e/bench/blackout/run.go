@@ -145,9 +145,30 @@ func (b *bench) install(ctx context.Context, m mover) error {
 	return nil
 }
 
+// enough says whether there is memory for a service with so many MB: at the worst itself, its images on both hosts, and an
+// archive of them.
+func enough(megabytes int) error {
+	text, err := os.ReadFile("/proc/meminfo")
+	if err != nil {
+		return err
+	}
+	available, err := strconv.Atoi(strings.TrimSuffix(lab.StatusField(text, "MemAvailable"), " kB"))
+	if err != nil {
+		return fmt.Errorf("how much memory is available: %w", err)
+	}
+	const copies = 4
+	if need := megabytes * copies; need > available>>10 {
+		return fmt.Errorf("%d MB of memory are needed, %d are available", need, available>>10)
+	}
+	return nil
+}
+
 // begin brings up a service and its client, which is left paused.
 func (b *bench) begin(ctx context.Context, m mover, load Workload) (*service, error) {
 	if err := b.install(ctx, m); err != nil {
+		return nil, err
+	}
+	if err := enough(load.MemoryMB); err != nil {
 		return nil, err
 	}
 	s := b.newService(load)

@@ -84,6 +84,11 @@ func picks() []pick {
 	return all
 }
 
+// small services move so quickly that many rounds don't matter.
+func (w Workload) small() bool {
+	return w.Connections <= 10 && w.MemoryMB == 0 && w.Routes == 0 && w.Idle == 0
+}
+
 // thousands writes a number as people do.
 func thousands(n int) string {
 	if n < 1000 {
@@ -101,7 +106,11 @@ func scenes(o Options) []Scene {
 			s.Rounds = p.quick
 		}
 		if s.Rounds > 0 && o.Rounds > 0 {
-			s.Rounds = o.Rounds
+			if !s.small() {
+				s.Rounds = min(s.Rounds, o.Rounds)
+			} else {
+				s.Rounds = o.Rounds
+			}
 		}
 		if s.Rounds > 0 && (o.Only == nil || o.Only.MatchString(s.Name)) {
 			chosen = append(chosen, s)
