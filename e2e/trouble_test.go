@@ -100,7 +100,7 @@ func TestDestinationMemoryFull(t *testing.T) {
 				"migrate", "--netns", "svc", "--to", l.address())
 		} else {
 			h := w.hold("source/running/built/precopy", "--to", l.address())
-			w.sh(w.B, "cat /dev/zero >%[1]s 2>/dev/null || test $(stat -c %%s %[1]s) -gt 1000000", fill)
+			w.fillUp(w.B, fill)
 			h.release()
 			h.ends(exitDumpFailed, dir, "no space left on device", "the service is running on this host as before")
 			w.sh(w.B, "rm %s", fill)
@@ -113,4 +113,74 @@ func TestDestinationMemoryFull(t *testing.T) {
 		w.sh(w.B, "umount -l %s", dir)
 	}
 	w.stopAll(c)
+}
+
+// A file that is shipped needs room over there: too little is seen before anything is done, and when the disk fills up later,
+// the service runs on as before and nothing of the file stays.
+func TestShipOntoFullDisk(t *testing.T) {
+	w := newWorld(t)
+	const dir, data, fill = "/tmp/app", "/tmp/app/data", "/tmp/app/fill"
+	w.sh(w.A, "mkdir %s; head -c 4000000 /dev/urandom >%s", dir, data)
+	w.Cleanup(func() { w.sh(w.A, "rm -r %s", dir) })
+	w.serve()
+	c := w.echo("4", 3)
+	before := w.snapshot(w.A)
+	l := w.linkTo(w.B)
+	w.sh(w.B, "mkdir %s", dir)
+	w.Cleanup(func() { w.sh(w.B, "rmdir %s", dir) })
+	for _, size := range []string{"2m", "6m"} {
+		w.sh(w.B, "mount -t tmpfs -o size=%s small %s", size, dir)
+		empty := w.snapshot(w.B)
+		if size == "2m" {
+			w.fails(w.A, exitRefused, []string{"on the destination: ", dir, "MiB free, and the files to ship need 3.8 MiB"},
+				"migrate", "--netns", "svc", "--to", l.address(), "--ship", data)
+		} else {
+			h := w.hold("source/running/built/precopy", "--to", l.address(), "--ship", data)
+			w.fillUp(w.B, fill)
+			h.release()
+			h.ends(exitDumpFailed, data, "no space left on device", "the service is running on this host as before")
+			w.sh(w.B, "rm %s", fill)
+		}
+		w.noneUnfinished()
+		w.same(w.A, before)
+		w.same(w.B, empty)
+		c.progress()
+		w.unharmed()
+		w.sh(w.B, "umount %s", dir)
+	}
+	w.stopAll(c)
+}
+
+// fillUp leaves no room in a file system of a host.
+func (w *world) fillUp(h *lab.Host, path string) {
+	w.Helper()
+	w.sh(h, "cat /dev/zero >%[1]s 2>/dev/null || test $(stat -c %%s %[1]s) -gt 100000", path)
+}
+
+// On the source, too, what is full ends a migration before the service is lost: where images are gathered, and where the
+// journal is.
+func TestSourceFull(t *testing.T) {
+	for _, dir := range []string{"/dev/shm", lab.StateDir} {
+		t.Run(dir, func(t *testing.T) {
+			w := newWorld(t)
+			w.serve()
+			c := w.echo("4", 3)
+			l := w.linkTo(w.B)
+			w.sh(w.A, "mount -t tmpfs -o size=64m,mode=700 small %s", dir)
+			before := w.snapshot(w.A)
+			h := w.hold("source/running/built/precopy", "--to", l.address())
+			fill := dir + "/fill"
+			w.fillUp(w.A, fill)
+			h.release()
+			h.ends(exitDumpFailed, "o space left on device", "the service is running on this host as before")
+			w.sh(w.A, "rm %s", fill)
+			w.noneUnfinished()
+			w.same(w.A, before)
+			w.same(w.B, w.empty[w.B])
+			c.progress()
+			w.unharmed()
+			w.sh(w.A, "umount -l %s", dir)
+			w.stopAll(c)
+		})
+	}
 }

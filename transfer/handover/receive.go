@@ -10,6 +10,7 @@ import (
 
 	"github.com/nsmigrate/nsmigrate/checkpoint"
 	"github.com/nsmigrate/nsmigrate/transfer/journal"
+	"github.com/nsmigrate/nsmigrate/transfer/stream"
 )
 
 const (
@@ -190,6 +191,12 @@ func (r *receiver) store(ctx context.Context, h heard) error {
 		return &ProtocolError{Reason: fmt.Sprintf("%.64q can't name a piece of a service", e.Name)}
 	}
 	if err := r.host.Store(ctx, e.Name, e.Size, e.Reader); err != nil {
+		if errors.Is(err, stream.ErrCanceled) { // because the source fails: it says why
+			h.read() //nolint:errcheck // known
+			if _, said := r.next(ctx); said != nil {
+				return said
+			}
+		}
 		return fmt.Errorf("store %s: %w", e.Name, err)
 	}
 	if err := h.read(); err != nil {

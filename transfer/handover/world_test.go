@@ -17,6 +17,7 @@ import (
 	"github.com/nsmigrate/nsmigrate/checkpoint"
 	"github.com/nsmigrate/nsmigrate/transfer/handover"
 	"github.com/nsmigrate/nsmigrate/transfer/journal"
+	"github.com/nsmigrate/nsmigrate/transfer/stream"
 )
 
 // copyState is what a copy of the service does.
@@ -429,7 +430,7 @@ func (m *memory) SendEntry(ctx context.Context, name string, size int64, r io.Re
 	data, err := io.ReadAll(r)
 	var content io.Reader = bytes.NewReader(data)
 	if err != nil {
-		content = io.MultiReader(content, failing{errors.New("the sender gave the entry up")})
+		content = io.MultiReader(content, failing{stream.ErrCanceled})
 	}
 	m.w.tell(m.role, "> entry %s", name)
 	return errors.Join(err, m.put(ctx, &handover.Message{Entry: &handover.Entry{Name: name, Size: size, Reader: content}}))

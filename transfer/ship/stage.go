@@ -317,6 +317,9 @@ func (w *writer) write(at int64, b []byte) error {
 		return fmt.Errorf("%w: content of %q where it has none", ErrMalformed, w.n.path())
 	}
 	_, err := w.f.WriteAt(b, at)
+	if failed, ok := errors.AsType[*os.PathError](err); ok { // which knows the file by its name while it is staged
+		err = fmt.Errorf("%s %s: %w", failed.Op, w.n.path(), failed.Err)
+	}
 	return err
 }
 
