@@ -36,7 +36,8 @@ type Service struct {
 	state       *netstate.State // of the namespace: at first while the service ran, then when it was frozen
 	sessionless []int
 	live        []proc.Tree // in the order of the manifest's trees
-	scratch     string      // the image is gathered below it, beside criu's logs
+	breakpoints criu.Breakpoints
+	scratch     string // the image is gathered below it, beside criu's logs
 	lock        *lock.Lock
 	inbox       inbox
 	trees       trees
@@ -186,6 +187,7 @@ func (s *Service) Prepare(ctx context.Context) error {
 			return s.failed(err)
 		}
 	}
+	runtime.GC() // or what was used so far is collected in the blackout
 	return nil
 }
 
@@ -198,6 +200,7 @@ func (s *Service) prepare(ctx context.Context) error {
 		return err
 	}
 	criu.WarmAmend()
+	s.breakpoints = criu.KeepBreakpoints()
 	if s.lock, err = lock.Open(s.target.ns); err != nil {
 		return err
 	}
@@ -481,6 +484,7 @@ func (s *Service) Report() *Report {
 
 // Close releases what the service's way out needs. The lock goes last: until then the namespace, if it is to end, is mute.
 func (s *Service) Close() {
+	defer s.breakpoints.Close() //nolint:errcheck // nothing was written
 	s.trees.close()
 	s.target.ns.Close()
 	if s.lock != nil {

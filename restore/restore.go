@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -109,6 +110,8 @@ type Restoration struct {
 	lock     *lock.Lock
 	trees    []*tree
 	announce *wire.Announcer
+
+	breakpoints criu.Breakpoints
 }
 
 // Build makes what the service will live in, while it may still run elsewhere: the namespace, cut off from the outside
@@ -119,7 +122,12 @@ func (r *Restoration) Build(ctx context.Context, dir string) error {
 		return err
 	}
 	r.clock.Phase("prepare trees", false)
-	return r.prepareTrees(dir)
+	r.breakpoints = criu.KeepBreakpoints()
+	if err := r.prepareTrees(dir); err != nil {
+		return err
+	}
+	runtime.GC() // or what was used so far is collected while the service stands still
+	return nil
 }
 
 func (r *Restoration) buildNamespace(ctx context.Context) error {
@@ -213,10 +221,11 @@ func (r *Restoration) awaitFiles() error {
 // service is complete, but every process of it is stopped and the namespace is mute, beyond the end of this process:
 // it stays so until [Restoration.GoLive] or [Restoration.Undo].
 func (r *Restoration) Restore(ctx context.Context, dir string, m *checkpoint.Manifest, state *netstate.State) error {
-	r.clock.Phase("restore trees", false)
+	r.clock.Phase("update", false)
 	if err := r.update(ctx, dir, m, state); err != nil {
 		return err
 	}
+	r.clock.Phase("ask criu", false)
 	for _, t := range r.trees {
 		if err := t.request(ctx, r.report.TCPClose); err != nil {
 			return err
@@ -225,6 +234,7 @@ func (r *Restoration) Restore(ctx context.Context, dir string, m *checkpoint.Man
 	if err := r.lock.Keep(); err != nil {
 		return err
 	}
+	r.clock.Phase("restore trees", false)
 	for _, t := range r.trees {
 		if err := t.restore(ctx); err != nil {
 			return err
@@ -488,6 +498,7 @@ func (r *Restoration) Report() *Report {
 
 // Close releases what the restore holds. The service, if it is live, lives on.
 func (r *Restoration) Close() {
+	defer r.breakpoints.Close() //nolint:errcheck // nothing was written
 	for _, t := range r.trees {
 		t.close()
 	}
