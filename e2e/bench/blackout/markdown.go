@@ -18,7 +18,10 @@ func (r Results) Markdown(machine, pictures string) string {
 			scene = c.Scene
 		}
 		if len(c.Runs) == 0 {
-			fmt.Fprintf(&b, "| %s | %s | 0 | not measured: %s | | |\n", scene, c.Mover, cellText(c.Reason))
+			if len(c.Failures) == 0 { // it was cut short
+				continue
+			}
+			fmt.Fprintf(&b, "| %s | %s | 0 | not measured: %s | | |\n", scene, c.Mover, cellText(c.Failures[0]))
 			continue
 		}
 		gap := c.gaps()
@@ -32,6 +35,9 @@ func (r Results) Markdown(machine, pictures string) string {
 		}
 		if rst > 0 {
 			fate += fmt.Sprintf(", %d RST", rst)
+		}
+		if n := len(c.Failures); n > 0 {
+			fate += fmt.Sprintf("; failed %d times", n)
 		}
 		shorter := ""
 		if ours := r.cell(c.Scene, reference); ours != nil && len(ours.Runs) > 0 && !strings.HasPrefix(c.Mover, "nsmigrate") {

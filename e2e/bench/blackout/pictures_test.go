@@ -26,7 +26,7 @@ func someResults() Results {
 			r.Cells = append(r.Cells, c)
 		}
 	}
-	r.Cells = append(r.Cells, Cell{Scene: first, Mover: "runc", Reason: "install: no | here\nmore"})
+	r.Cells = append(r.Cells, Cell{Scene: first, Mover: "runc", Failures: []string{"install: no | here\nmore"}})
 	return r
 }
 

@@ -133,6 +133,7 @@ func (m *podman) move(ctx context.Context, w *world, s *service, to *lab.Host) (
 	}
 	netns.Close()
 	images, err := imageDirs(w, s)
+	defer func() { err = errors.Join(err, removeImageDirs(w, images)) }()
 	if err != nil {
 		return t, err
 	}
@@ -157,7 +158,7 @@ func (m *podman) move(ctx context.Context, w *world, s *service, to *lab.Host) (
 		return t, err
 	}
 	return t, errors.Join(
-		m.podman(ctx, from, "rm", "--force", s.Name), removeImageDirs(w, images), w.remove(ctx, from, s.NetNS))
+		m.podman(ctx, from, "rm", "--force", s.Name), w.remove(ctx, from, s.NetNS))
 }
 
 func (m *podman) stop(ctx context.Context, w *world, s *service) error {

@@ -87,6 +87,7 @@ func (m *rawCRIU) move(ctx context.Context, w *world, s *service, to *lab.Host) 
 		return t, err
 	}
 	images, err := imageDirs(w, s)
+	defer func() { err = errors.Join(err, removeImageDirs(w, images)) }()
 	if err != nil {
 		return t, err
 	}
@@ -130,7 +131,7 @@ func (m *rawCRIU) move(ctx context.Context, w *world, s *service, to *lab.Host) 
 		return t, err
 	}
 	t.CRIU, err = criuStatistics(from.Path(images), to.Path(images))
-	return t, errors.Join(err, removeImageDirs(w, images), w.remove(ctx, from, s.NetNS))
+	return t, errors.Join(err, w.remove(ctx, from, s.NetNS))
 }
 
 // timed runs a part of the blackout.

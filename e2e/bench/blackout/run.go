@@ -27,11 +27,12 @@ type Scene struct {
 
 // Cell is a mover with a workload.
 type Cell struct {
-	Scene  string   `json:"scene"`
-	Mover  string   `json:"mover"`
-	Load   Workload `json:"workload"`
-	Runs   []Run    `json:"runs"`
-	Reason string   `json:"reason,omitempty"` // why there are no runs, or no more
+	Scene string   `json:"scene"`
+	Mover string   `json:"mover"`
+	Load  Workload `json:"workload"`
+	Runs  []Run    `json:"runs"`
+
+	Failures []string `json:"failures,omitempty"` // of moves that did not come to an end, and why; after some there are no more
 }
 
 // Run is one move.
@@ -58,79 +59,63 @@ const settle = 1100 * time.Millisecond
 // warm is how long a client is watched before a move.
 const warm = 200 * time.Millisecond
 
+// row is a mover in a scene.
+type row struct {
+	Cell
+	mover
+	service *service // while it lives
+}
+
 // scene measures all movers, round by round: what the machine does meanwhile happens to all of them.
 func (b *bench) scene(ctx context.Context, sc Scene) ([]Cell, error) {
-	type row struct {
-		mover
-		*service
-		Cell
-	}
 	var rows []*row
-	defer func() {
-		for _, r := range rows {
-			if r.service != nil {
-				b.end(ctx, r.mover, r.service) //nolint:errcheck // the lab goes with everything in it
-			}
-		}
-	}()
 	for _, m := range b.movers {
-		if !sc.wants(m.name()) || b.only != nil && !b.only.MatchString(m.name()) {
-			continue
+		if sc.wants(m.name()) && (b.only == nil || b.only.MatchString(m.name())) {
+			rows = append(rows, &row{mover: m, Cell: Cell{Scene: sc.Name, Mover: m.name(), Load: sc.Workload}})
 		}
-		r := &row{mover: m, Cell: Cell{Scene: sc.Name, Mover: m.name(), Load: sc.Workload}}
-		rows = append(rows, r)
-	}
-	cells := func() []Cell {
-		all := make([]Cell, len(rows))
-		for i, r := range rows {
-			all[i] = r.Cell
-		}
-		return all
 	}
 	for round := range sc.Rounds {
 		for _, r := range rows {
-			if r.Reason != "" {
-				continue
-			}
 			b.progress("%s: round %d of %d: %s", sc.Name, round+1, sc.Rounds, r.Mover)
-			var err error
-			if r.service == nil {
-				r.service, err = b.begin(ctx, r.mover, sc.Workload)
-			}
-			if err == nil {
-				var run Run
-				if run, err = b.run(ctx, r.mover, r.service); err == nil {
-					r.Runs = append(r.Runs, run)
-				}
-			}
-			if ctx.Err() != nil {
-				return cells(), ctx.Err()
-			}
-			if err == nil && r.Runs[len(r.Runs)-1].Alive == max(1, sc.Connections) && !r.heavy() {
-				continue
-			}
-			// A service that lost something begins anew. One that takes up much makes room for the next.
-			if err != nil {
-				r.Reason = err.Error()
-			}
-			if r.service != nil {
-				err = b.end(ctx, r.mover, r.service)
-				r.service = nil
-			}
-			if err != nil && r.Reason == "" {
-				r.Reason = err.Error()
-			}
+			b.round(ctx, r)
 		}
 	}
-	return cells(), nil
+	cells := make([]Cell, len(rows))
+	for i, r := range rows {
+		b.end(ctx, r)
+		cells[i] = r.Cell
+	}
+	return cells, ctx.Err()
+}
+
+// round moves a service once more. One that lost something on the way begins anew, and one that takes up much makes room for
+// the next.
+func (b *bench) round(ctx context.Context, r *row) {
+	const bearable = 3 // failures
+	if len(r.Failures) == bearable || ctx.Err() != nil {
+		return
+	}
+	var run Run
+	err := b.begin(ctx, r)
+	if err == nil {
+		run, err = b.run(ctx, r.mover, r.service)
+	}
+	switch {
+	case ctx.Err() != nil:
+		return
+	case err != nil:
+		r.Failures = append(r.Failures, err.Error())
+	default:
+		r.Runs = append(r.Runs, run)
+	}
+	if err != nil || run.Alive < r.Load.Connections || r.Load.heavy() {
+		b.end(ctx, r)
+	}
 }
 
 func (s Scene) wants(name string) bool {
 	return s.Movers == nil || slices.Contains(s.Movers, name)
 }
-
-// heavy workloads do not live beside others.
-func (c Cell) heavy() bool { return c.Load.MemoryMB > 256 || c.Load.Connections > 2000 }
 
 // install makes a mover ready, once.
 func (b *bench) install(ctx context.Context, m mover) error {
@@ -163,38 +148,49 @@ func enough(megabytes int) error {
 	return nil
 }
 
-// begin brings up a service and its client, which is left paused.
-func (b *bench) begin(ctx context.Context, m mover, load Workload) (*service, error) {
-	if err := b.install(ctx, m); err != nil {
-		return nil, err
+// begin brings up a service and its client, which is left paused, unless they live already.
+func (b *bench) begin(ctx context.Context, r *row) error {
+	if r.service != nil {
+		return nil
 	}
-	if err := enough(load.MemoryMB); err != nil {
-		return nil, err
+	if err := b.install(ctx, r.mover); err != nil {
+		return err
 	}
-	s := b.newService(load)
+	if err := enough(r.Load.MemoryMB); err != nil {
+		return err
+	}
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
-	if err := m.start(ctx, b.world, s); err != nil {
-		return s, fmt.Errorf("start: %w", err)
-	}
-	if err := b.listening(ctx, s); err != nil {
-		return s, fmt.Errorf("start: %w", err)
-	}
-	if err := b.addRoutes(ctx, s); err != nil {
-		return s, fmt.Errorf("start: %w", err)
-	}
-	if err := b.connect(ctx, s); err != nil {
-		return s, fmt.Errorf("start: %w", err)
+	s := b.newService(r.Load)
+	r.service = s
+	for _, step := range []func() error{
+		func() error { return r.start(ctx, b.world, s) },
+		func() error { return b.listening(ctx, s) },
+		func() error { return b.addRoutes(ctx, s) },
+		func() error { return b.connect(ctx, s) },
+	} {
+		if err := step(); err != nil {
+			return fmt.Errorf("start: %w", err)
+		}
 	}
 	_, err := s.client.Order(ctx, openloop.Pause)
-	return s, err
+	return err
 }
 
-func (b *bench) end(ctx context.Context, m mover, s *service) error {
+// end removes a service and its client. What can't be removed goes with the lab.
+func (b *bench) end(ctx context.Context, r *row) {
+	if r.service == nil {
+		return
+	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Minute)
 	defer cancel()
-	err := m.stop(ctx, b.world, s)
-	return errors.Join(err, s.disconnect(ctx))
+	err := errors.Join(
+		r.stop(ctx, b.world, r.service), r.service.disconnect(ctx),
+		b.remove(ctx, b.Other(r.service.host), r.service.NetNS)) // of a move that did not come to an end
+	if err != nil {
+		b.progress("%s: %v", r.Mover, err)
+	}
+	r.service = nil
 }
 
 // run moves a service to the other host under its client's eyes.
@@ -209,7 +205,7 @@ func (b *bench) run(ctx context.Context, m mover, s *service) (r Run, err error)
 	if r.Seen, err = s.client.Order(ctx, openloop.Report); err != nil {
 		return r, err
 	}
-	if r.Alive != max(1, s.load.Connections) {
+	if r.Alive < s.load.Connections {
 		return r, fmt.Errorf("%d of %d connections work before the move: %s", r.Alive, s.load.Connections, r.Seen.Error)
 	}
 	pause(ctx, warm)

@@ -96,6 +96,7 @@ func (m *runc) move(ctx context.Context, w *world, s *service, to *lab.Host) (t 
 		return t, err
 	}
 	images, err := imageDirs(w, s)
+	defer func() { err = errors.Join(err, removeImageDirs(w, images)) }()
 	if err != nil {
 		return t, err
 	}
@@ -122,7 +123,7 @@ func (m *runc) move(ctx context.Context, w *world, s *service, to *lab.Host) (t 
 		return t, err
 	}
 	t.CRIU, err = criuStatistics(from.Path(images), to.Path(images))
-	return t, errors.Join(err, removeImageDirs(w, images), w.remove(ctx, from, s.NetNS), os.RemoveAll(bundleDir(from, s)))
+	return t, errors.Join(err, w.remove(ctx, from, s.NetNS), os.RemoveAll(bundleDir(from, s)))
 }
 
 func (m *runc) stop(ctx context.Context, w *world, s *service) error {
@@ -135,7 +136,7 @@ func imageDirs(w *world, s *service) (string, error) {
 	images := "/dev/shm/" + s.Name
 	for _, h := range w.Hosts() {
 		if err := os.Mkdir(h.Path(images), 0o700); err != nil {
-			return "", fmt.Errorf("%s: %w", h.Name, err)
+			return images, fmt.Errorf("%s: %w", h.Name, err)
 		}
 	}
 	return images, nil

@@ -59,6 +59,9 @@ func (r Results) row(c Cell) []string {
 		x := ratioOf(ours.gaps(), gap)
 		row[7] = fmt.Sprintf("%sx (%s-%s)", number(x.middle), number(x.low), number(x.high))
 	}
+	if n := len(c.Failures); n > 0 {
+		row[8] += fmt.Sprintf(", failed %d times", n)
+	}
 	return row
 }
 
@@ -133,8 +136,8 @@ func (r Results) printPhases(out io.Writer) {
 		fmt.Fprintf(out, "  %s, %s: %s\n", c.Scene, c.Mover, here)
 	}
 	for _, c := range r.Cells {
-		if c.Reason != "" {
-			fmt.Fprintf(out, "\n%s, %s ended after %d runs: %s\n", c.Scene, c.Mover, len(c.Runs), c.Reason)
+		for _, why := range c.Failures {
+			fmt.Fprintf(out, "\n%s, %s failed: %s\n", c.Scene, c.Mover, why)
 		}
 	}
 }

@@ -89,6 +89,9 @@ func (w Workload) small() bool {
 	return w.Connections <= 10 && w.MemoryMB == 0 && w.Routes == 0 && w.Idle == 0
 }
 
+// heavy services do not live beside others.
+func (w Workload) heavy() bool { return w.MemoryMB > 256 || w.Connections > 2000 }
+
 // thousands writes a number as people do.
 func thousands(n int) string {
 	if n < 1000 {
