@@ -47,6 +47,6 @@ func movers() []mover {
 	shared := &peers{}
 	return []mover{
 		&nsmigrate{via: "tls"}, &nsmigrate{via: "ssh"}, &nsmigrate{via: "unix"},
-		&rawCRIU{}, &rawCRIU{ownLock: true}, &runc{shared}, &podman{shared},
+		&rawCRIU{}, &rawCRIU{ownLock: true}, &runtime{shared, "runc"}, &runtime{shared, "crun"}, &podman{shared},
 	}
 }

@@ -39,7 +39,7 @@ func (p *peers) provide(ctx context.Context, w *world) error {
 		prefix := filepath.Join(cache, "nsmigrate", "peers")
 		out, err := exec.CommandContext(ctx, "bash", "-c", peersScript, "peers", prefix).CombinedOutput()
 		if err != nil {
-			p.err = fmt.Errorf("fetch runc and podman: %w: %s", err, out)
+			p.err = fmt.Errorf("fetch runc, crun and podman: %w: %s", err, out)
 			return
 		}
 		p.root, p.criu = filepath.Join(prefix, "root"), w.criu

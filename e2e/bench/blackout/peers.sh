@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
 #
-# Provides the distribution's runc and podman for the benchmark, unpacked into a directory of their own (the first
+# Provides the distribution's runc, crun and podman for the benchmark, unpacked into a directory of their own (the first
 # argument): nothing of the system is touched, and removing them is `rm -r`. What the system has already is taken from there.
 set -euo pipefail
 shopt -s nullglob
 export LC_ALL=C DEBIAN_FRONTEND=noninteractive
 
 prefix=$1
-packages=(runc podman)
-[ ! -e "$prefix/complete" ] || exit 0
+packages=(runc crun podman)
+complete=$(IFS=-; echo "$prefix/has-${packages[*]}")
+[ ! -e "$complete" ] || exit 0
 command -v apt-get >/dev/null || {
 	echo "this system has no apt to fetch ${packages[*]} with" >&2
 	exit 1
@@ -33,4 +34,4 @@ for package in "$work"/cache/archives/*.deb; do
 done
 rm -rf "$prefix/root"
 mv "$work/root" "$prefix/root"
-touch "$prefix/complete"
+touch "$complete"

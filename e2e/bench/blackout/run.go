@@ -95,6 +95,10 @@ func (b *bench) round(ctx context.Context, r *row) {
 	if len(r.Failures) == bearable || ctx.Err() != nil {
 		return
 	}
+	if err := b.install(ctx, r.mover); err != nil {
+		r.Failures = []string{err.Error()}
+		return
+	}
 	var run Run
 	err := b.begin(ctx, r)
 	if err == nil {
@@ -152,9 +156,6 @@ func enough(megabytes int) error {
 func (b *bench) begin(ctx context.Context, r *row) error {
 	if r.service != nil {
 		return nil
-	}
-	if err := b.install(ctx, r.mover); err != nil {
-		return err
 	}
 	if err := enough(r.Load.MemoryMB); err != nil {
 		return err

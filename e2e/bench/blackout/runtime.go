@@ -6,35 +6,50 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/nsmigrate/nsmigrate/e2e/lab"
 )
 
-// runc moves a container with runc's checkpoint and restore, at its best: in a namespace of the network that is not its own
-// and was prepared on the other host, with as few mounts as it takes, images in memory.
-type runc struct{ *peers }
+// runtime moves a container with checkpoint and restore of runc or crun, at its best: in a network namespace that is not its
+// own and was prepared on the other host, with as few mounts as it takes, images in memory.
+type runtime struct {
+	*peers
+	program string
+}
 
-func (m *runc) name() string { return "runc" }
+func (m *runtime) name() string { return m.program }
 
-func (m *runc) install(ctx context.Context, w *world) error {
+func (m *runtime) install(ctx context.Context, w *world) error {
 	if err := m.provide(ctx, w); err != nil {
 		return err
+	}
+	if m.program == "crun" { // built with or without
+		version, err := m.command(ctx, m.environ(), m.program, "--version")
+		if err != nil {
+			return err
+		}
+		if out, err := version.CombinedOutput(); err != nil || !strings.Contains(string(out), "+CRIU") {
+			return errors.Join(errors.New("the distribution's crun is built without CRIU"), err)
+		}
 	}
 	w.atEnd(func() error { return removeCgroups(cgroupPrefix + "*") })
 	return os.WriteFile(m.criuConfig(w), []byte(criuConfig), 0o644)
 }
 
-func (m *runc) criuConfig(w *world) string { return filepath.Join(w.Dir, "criu-of-runc.conf") }
+func (m *runtime) criuConfig(w *world) string {
+	return filepath.Join(w.Dir, "criu-of-"+m.program+".conf")
+}
 
 // cgroupPrefix begins the names of the containers' cgroups.
 const cgroupPrefix = "nsmigrate-bench-"
 
-func bundleDir(h *lab.Host, s *service) string { return filepath.Join(h.Dir, "runc-"+s.Name) }
+func bundleDir(h *lab.Host, s *service) string { return filepath.Join(h.Dir, "bundle-"+s.Name) }
 
 // bundle makes the service's container on a host.
-func (m *runc) bundle(w *world, h *lab.Host, s *service) error {
+func (m *runtime) bundle(w *world, h *lab.Host, s *service) error {
 	type object = map[string]any
 	dir := bundleDir(h, s)
 	for _, d := range []string{"proc", "dev"} {
@@ -42,7 +57,7 @@ func (m *runc) bundle(w *world, h *lab.Host, s *service) error {
 			return err
 		}
 	}
-	// What runc makes where it creates a container, and the service has open, must be there where it is restored.
+	// What a runtime makes where it creates a container, and the service has open, must be there where it is restored.
 	null := filepath.Join(dir, "rootfs", "dev", "null")
 	if err := unix.Mknod(null, unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3))); err != nil {
 		return fmt.Errorf("make %s: %w", null, err)
@@ -65,16 +80,16 @@ func (m *runc) bundle(w *world, h *lab.Host, s *service) error {
 		os.WriteFile(filepath.Join(dir, "config.json"), []byte(config), 0o644), copyFile(w.echo, filepath.Join(dir, "rootfs", "echo")))
 }
 
-func (m *runc) start(ctx context.Context, w *world, s *service) error {
+func (m *runtime) start(ctx context.Context, w *world, s *service) error {
 	if err := errors.Join(plainNetNS(ctx, s.host, s.NetNS, ""), m.bundle(w, s.host, s)); err != nil {
 		return err
 	}
-	return m.runc(ctx, s.host, "run", "--detach", "--bundle", bundleDir(s.host, s), s.Name)
+	return m.call(ctx, s.host, "run", "--detach", "--bundle", bundleDir(s.host, s), s.Name)
 }
 
-func (m *runc) runc(ctx context.Context, h *lab.Host, args ...string) error {
-	log := filepath.Join(h.Dir, "runc.log")
-	cmd, err := m.command(ctx, m.environ(), append([]string{"runc", "--root", "/run/runc", "--log", log}, args...)...)
+func (m *runtime) call(ctx context.Context, h *lab.Host, args ...string) error {
+	log := filepath.Join(h.Dir, m.program+".log")
+	cmd, err := m.command(ctx, m.environ(), append([]string{m.program, "--root", "/run/" + m.program, "--log", log}, args...)...)
 	if err != nil {
 		return err
 	}
@@ -85,7 +100,7 @@ func (m *runc) runc(ctx context.Context, h *lab.Host, args ...string) error {
 	return err
 }
 
-func (m *runc) move(ctx context.Context, w *world, s *service, to *lab.Host) (t Trace, err error) {
+func (m *runtime) move(ctx context.Context, w *world, s *service, to *lab.Host) (t Trace, err error) {
 	from := s.host
 	netns, err := prepareTwin(ctx, s, to)
 	if err != nil {
@@ -102,7 +117,7 @@ func (m *runc) move(ctx context.Context, w *world, s *service, to *lab.Host) (t 
 	}
 	common := []string{"--image-path", images, "--work-path", images, "--tcp-established"}
 	err = t.timed("checkpoint", func() error {
-		err := m.runc(ctx, from, append(append([]string{"checkpoint"}, common...), s.Name)...)
+		err := m.call(ctx, from, append(append([]string{"checkpoint"}, common...), s.Name)...)
 		return explain(err, from.Path(filepath.Join(images, "dump.log")))
 	})
 	if err != nil {
@@ -116,7 +131,7 @@ func (m *runc) move(ctx context.Context, w *world, s *service, to *lab.Host) (t 
 		return t, err
 	}
 	err = t.timed("restore", func() error {
-		err := m.runc(ctx, to, append(append([]string{"restore", "--detach", "--bundle", bundleDir(to, s)}, common...), s.Name)...)
+		err := m.call(ctx, to, append(append([]string{"restore", "--detach", "--bundle", bundleDir(to, s)}, common...), s.Name)...)
 		return explain(err, to.Path(filepath.Join(images, "restore.log")))
 	})
 	if err != nil {
@@ -126,8 +141,8 @@ func (m *runc) move(ctx context.Context, w *world, s *service, to *lab.Host) (t 
 	return t, errors.Join(err, w.remove(ctx, from, s.NetNS), os.RemoveAll(bundleDir(from, s)))
 }
 
-func (m *runc) stop(ctx context.Context, w *world, s *service) error {
-	err := m.runc(ctx, s.host, "delete", "--force", s.Name)
+func (m *runtime) stop(ctx context.Context, w *world, s *service) error {
+	err := m.call(ctx, s.host, "delete", "--force", s.Name)
 	return errors.Join(err, w.remove(ctx, s.host, s.NetNS), os.RemoveAll(bundleDir(s.host, s)))
 }
 
