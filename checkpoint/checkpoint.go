@@ -120,7 +120,7 @@ func (s *Service) resumeSnapshot() error {
 	}
 	s.trees.goOn()
 	s.giveBack()
-	return nil
+	return s.note(nil)
 }
 
 // stage completes the image and hands it to the store.

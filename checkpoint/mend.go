@@ -45,6 +45,15 @@ func (ts trees) saveContexts() error {
 	return nil
 }
 
+// where is what saveContexts noted.
+func (ts trees) where() Contexts {
+	list := make(Contexts, len(ts))
+	for i, t := range ts {
+		list[i] = t.contexts
+	}
+	return list
+}
+
 // mend does what a criu that died could not: it takes the connections of a tree out of repair mode, which makes every
 // read fail, brings the threads back that executed criu's code, and puts back the options that the mode changes. The
 // tree is stopped.

@@ -34,6 +34,10 @@ type Options struct {
 	// An error ends the dump.
 	Record func(*Record) error
 
+	// Contexts is told where the threads of the service are once it is stopped, for [Record.Contexts], and nil when they run
+	// again; may be nil. The first error ends the dump.
+	Contexts func(Contexts) error
+
 	// Frozen is called when the service stands still, while CRIU reads it; may be nil. An error ends the dump.
 	Frozen func(context.Context) error
 

@@ -13,6 +13,7 @@ import (
 
 	"github.com/nsmigrate/nsmigrate/checkpoint/lock"
 	"github.com/nsmigrate/nsmigrate/checkpoint/proc"
+	"github.com/nsmigrate/nsmigrate/checkpoint/ptrace"
 	"github.com/nsmigrate/nsmigrate/checkpoint/sidecar"
 	"github.com/nsmigrate/nsmigrate/netstate"
 	"github.com/nsmigrate/nsmigrate/netstate/ns"
@@ -31,7 +32,13 @@ type Record struct {
 	Datagrams []Datagram        `json:"datagrams,omitempty"`
 	Uplinks   []netstate.Uplink `json:"uplinks,omitempty"`
 	Sockets   *sidecar.Sidecar  `json:"sockets,omitempty"`
+
+	Contexts Contexts `json:"-"` // what [Options].Contexts was told last
 }
+
+// Contexts say where the threads of a stopped service are, by tree: a criu that dies may leave some in code of its own. As
+// JSON they are for another process.
+type Contexts []*ptrace.Contexts
 
 // Datagram is a datagram socket that is taken off its peer outside for a while.
 type Datagram struct {
@@ -200,6 +207,9 @@ func (r *Record) trees() (trees, error) {
 			continue
 		}
 		t := &tree{index: i, facts: &Tree{HostRoot: root.PID}, live: &live[at], orphan: true}
+		if i < len(r.Contexts) {
+			t.contexts = r.Contexts[i]
+		}
 		for _, d := range r.Datagrams {
 			if d.Tree == i {
 				t.facts.Externals = append(t.facts.Externals, External{Kind: KindDatagram, Path: d.Path, FDs: []FD{{PID: d.PID, FD: d.FD}}})

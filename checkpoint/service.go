@@ -281,7 +281,10 @@ func (s *Service) Freeze(ctx context.Context) error {
 		return err
 	}
 	s.clock.Phase(phaseFreeze, true)
-	if err := s.trees.freeze(ctx); err != nil {
+	g = errgroup.Group{}
+	g.Go(func() error { return s.note(s.trees.where()) }) // before criu has a thread execute anything
+	g.Go(func() error { return s.trees.freeze(ctx) })
+	if err := g.Wait(); err != nil {
 		return err
 	}
 	if err := s.trees.redirect(false); err != nil {
@@ -293,6 +296,14 @@ func (s *Service) Freeze(ctx context.Context) error {
 	}
 	s.clock.Phase("finish image", true)
 	return s.complete()
+}
+
+// note tells where the threads of the stopped service are, or that they run again.
+func (s *Service) note(c Contexts) error {
+	if s.opts.Contexts == nil {
+		return nil
+	}
+	return s.opts.Contexts(c)
 }
 
 // dumpTrees lets criu write its images while the namespace and the socket options are read.
@@ -411,6 +422,7 @@ func (s *Service) Resume(cause error) *FailedError {
 	s.clock.Phase("roll back", true)
 	unlock := func() error { return errors.Join(s.lock.Release(), s.lock.ReleaseNew()) }
 	lost, stuck := s.trees.putBack(s.car, unlock)
+	s.note(nil) //nolint:errcheck // those that are known are not put back where nothing shows that they have to
 	if failed.Stuck = stuck; lost != nil {
 		failed.Err = errors.Join(failed.Err, lost)
 	}

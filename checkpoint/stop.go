@@ -93,15 +93,19 @@ func (t *tree) stop() error {
 	}
 }
 
-// findStopped looks which processes are stopped that their user did not stop.
-func (t *tree) findStopped() {
-	t.stopped = nil
+// ours are the processes that stand still, if they do, because of us and not of their user.
+func (t *tree) ours() (pids []int) {
 	for i := range t.live.Processes {
-		p := &t.live.Processes[i]
-		if stopped(p.PID) && !slices.Contains(t.facts.Stopped, proc.Own(p.NSpid)) {
-			t.stopped = append(t.stopped, p.PID)
+		if p := &t.live.Processes[i]; !slices.Contains(t.facts.Stopped, proc.Own(p.NSpid)) {
+			pids = append(pids, p.PID)
 		}
 	}
+	return pids
+}
+
+// findStopped looks which processes have been stopped by us.
+func (t *tree) findStopped() {
+	t.stopped = slices.DeleteFunc(t.ours(), func(pid int) bool { return !stopped(pid) })
 }
 
 // running counts the threads that were told to stop and did not yet, and those of them that can't be woken up.

@@ -260,6 +260,11 @@ func (ts trees) resume(car *sidecar.Sidecar) error {
 
 func (t *tree) resume(car *sidecar.Sidecar) error {
 	if t.orphan {
+		if t.stopped = t.ours(); t.contexts != nil && (trees{t}).awaitStopped() == nil {
+			return t.mend(car)
+		}
+		// It never was stopped, or somebody has let it go on.
+		t.contexts, t.stopped = nil, nil
 		defer t.findStopped()
 		return t.mend(car)
 	}

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/nsmigrate/nsmigrate/e2e/lab"
 )
@@ -162,6 +163,48 @@ func TestRestoreKilledWithGuard(t *testing.T) {
 	}
 	if recovered == 0 {
 		t.Error("no restore was cut short")
+	}
+	w.noneUnfinished()
+	w.stopAll(c)
+}
+
+// All of it is killed at any time while the service is frozen, criu too, as happens when a whole control group is: what criu
+// had in the service's threads and connections is known from the journal, and put right.
+func TestAllKilledAnyTime(t *testing.T) {
+	w := newWorld(t)
+	w.serve()
+	c := w.echo("4", 5)
+	w.servicePID = w.pid(w.A, "peer", "serve")
+	at, to := w.A, w.B
+	recovered := 0
+	for i := range 16 {
+		before := w.snapshot(at)
+		r := w.start(at, "dump", "--netns", "svc", "-e", w.image(at))
+		r.await(at, dumpMoments[1])
+		time.Sleep(time.Duration(i) * time.Millisecond) // the time itself is what is tested
+		r.signal(syscall.SIGSTOP)                       // so that it does nothing about the end of criu
+		w.killCRIU(at)
+		r.killWithGuard()
+		r.ended()
+		did := w.recovered(at, "dump")
+		if did != "" {
+			recovered++
+		}
+		if w.isThere(w.image(at)) {
+			w.gone(at)
+			w.carry(at, to)
+			w.restore(to)
+			w.check(os.Remove(w.image(to)))
+			at, to = to, at
+		} else {
+			w.same(at, before)
+			w.isAsBefore(at)
+		}
+		c.progress()
+		w.unharmed()
+	}
+	if recovered == 0 {
+		t.Error("no dump was cut short")
 	}
 	w.noneUnfinished()
 	w.stopAll(c)

@@ -2,6 +2,7 @@ package ptrace
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -22,27 +23,39 @@ type Process struct {
 }
 
 // Contexts tell where the threads of stopped processes are: what criu keeps in its own memory alone while it has them
-// execute code of its own.
-type Contexts struct{ processes []saved }
+// execute code of its own. As JSON they are for another process.
+type Contexts struct {
+	processes []saved
+	late      bool // they come from another process: threads may have run since
+}
 
 type saved struct {
-	pid     int
-	text    text
-	threads []context
+	PID     int
+	Text    text
+	Threads []context
 }
 
 type context struct {
-	tid       int
-	registers registers
-	float     []byte
-	blocked   uint64 // signals
+	TID       int
+	Registers registers
+	Float     []byte
+	Blocked   uint64 // signals
+}
+
+// MarshalJSON implements [json.Marshaler].
+func (c *Contexts) MarshalJSON() ([]byte, error) { return json.Marshal(c.processes) }
+
+// UnmarshalJSON implements [json.Unmarshaler].
+func (c *Contexts) UnmarshalJSON(b []byte) error {
+	c.late = true
+	return json.Unmarshal(b, &c.processes)
 }
 
 // text is the place where criu has a process execute single system calls: the beginning of its first executable
 // mapping (criu/parasite-syscall.c), where it puts the instruction and, behind it, a name.
 type text struct {
-	at    uintptr
-	bytes [16]byte
+	At    uintptr
+	Bytes [16]byte
 }
 
 // criuMapping is the name of the memory that criu lends to the processes it dumps (compel/include/infect-priv.h).
@@ -54,7 +67,7 @@ func Save(processes []Process) (*Contexts, error) {
 	var c Contexts
 	err := onThread(func() error {
 		for _, p := range processes {
-			s := saved{pid: p.PID}
+			s := saved{PID: p.PID}
 			for _, tid := range p.Threads {
 				err := s.save(tid)
 				switch {
@@ -98,20 +111,20 @@ func (p *saved) save(tid int) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, unix.PtraceDetach(tid)) }()
-	t := context{tid: tid, float: make([]byte, 1024)}
-	n, err := regset(unix.PTRACE_GETREGSET, tid, ntPRFPReg, t.float)
-	t.float = t.float[:n]
-	err = errors.Join(err, t.registers.read(tid), t.mask(unix.PTRACE_GETSIGMASK))
-	if tid == p.pid && err == nil {
-		err = p.text.read(tid)
+	t := context{TID: tid, Float: make([]byte, 1024)}
+	n, err := regset(unix.PTRACE_GETREGSET, tid, ntPRFPReg, t.Float)
+	t.Float = t.Float[:n]
+	err = errors.Join(err, t.Registers.read(tid), t.mask(unix.PTRACE_GETSIGMASK))
+	if tid == p.PID && err == nil {
+		err = p.Text.read(tid)
 	}
-	p.threads = append(p.threads, t)
+	p.Threads = append(p.Threads, t)
 	return err
 }
 
 // mask reads or writes which signals the thread blocks.
 func (t *context) mask(op int) error {
-	return request(op, t.tid, unsafe.Sizeof(t.blocked), unsafe.Pointer(&t.blocked))
+	return request(op, t.TID, unsafe.Sizeof(t.Blocked), unsafe.Pointer(&t.Blocked))
 }
 
 // read finds the text of a process that is traced.
@@ -122,8 +135,8 @@ func (t *text) read(pid int) error {
 	}
 	for _, m := range maps {
 		if m.Perms[2] == 'x' && m.End-m.Start >= uint64(os.Getpagesize()) {
-			t.at = uintptr(m.Start)
-			_, err := unix.PtracePeekText(pid, t.at, t.bytes[:])
+			t.At = uintptr(m.Start)
+			_, err := unix.PtracePeekText(pid, t.At, t.Bytes[:])
 			return err
 		}
 	}
@@ -132,7 +145,8 @@ func (t *text) read(pid int) error {
 
 // Restore puts threads back that a criu which died has left elsewhere, and takes out of their processes what it left
 // there. They have to be stopped by a signal, and are so again afterwards; none of them may have run code of its own since
-// Save.
+// Save. Of contexts that another process saved that is not known: they are those of threads only that are still in criu's
+// code.
 //
 // release is called when no thread but those that wait for criu's orders is astray any more. It must close criu's files:
 // those threads then go back by themselves.
@@ -157,13 +171,13 @@ func (c *Contexts) restore(release func() error, within time.Duration) error {
 		var waiting []int            // for orders
 		astray := make(map[int]bool) // perhaps still in criu's code, which has to stay then
 		for _, p := range c.processes {
-			waits, err := p.restore(&traced)
+			waits, err := p.restore(&traced, c.late)
 			if err != nil {
-				astray[p.pid] = true
-				errs = append(errs, fmt.Errorf("put process %d back: %w", p.pid, err))
+				astray[p.PID] = true
+				errs = append(errs, fmt.Errorf("put process %d back: %w", p.PID, err))
 			}
 			if waits {
-				waiting = append(waiting, p.pid)
+				waiting = append(waiting, p.PID)
 			}
 		}
 		errs = append(errs, release())
@@ -174,20 +188,21 @@ func (c *Contexts) restore(release func() error, within time.Duration) error {
 			}
 		}
 		for _, p := range c.processes {
-			if astray[p.pid] {
+			if astray[p.PID] {
 				continue
 			}
-			if err := cleanUp(p.pid); err != nil {
-				errs = append(errs, fmt.Errorf("clean up process %d: %w", p.pid, err))
+			if err := cleanUp(p.PID); err != nil {
+				errs = append(errs, fmt.Errorf("clean up process %d: %w", p.PID, err))
 			}
 		}
 		return errors.Join(errs...)
 	})
 }
 
-// restore puts a process back, unless its main thread waits for orders. It leaves the threads traced.
-func (p *saved) restore(traced *[]int) (waits bool, err error) {
-	from, to, err := criuMemory(p.pid)
+// restore puts a process back, unless its main thread waits for orders. It leaves the threads traced. Late, only what
+// shows that criu had it is put back.
+func (p *saved) restore(traced *[]int, late bool) (waits bool, err error) {
+	from, to, err := criuMemory(p.PID)
 	if errors.Is(err, proc.ErrGone) {
 		return false, nil
 	}
@@ -195,55 +210,87 @@ func (p *saved) restore(traced *[]int) (waits bool, err error) {
 		return false, err
 	}
 	var errs []error
-	for i := range p.threads {
-		t := &p.threads[i]
-		err := seizeStopped(t.tid)
+	for i := range p.Threads {
+		t := &p.Threads[i]
+		err := seizeStopped(t.TID)
 		if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.EPERM) {
 			continue
 		}
 		if err != nil {
-			errs = append(errs, fmt.Errorf("thread %d: %w", t.tid, err))
+			errs = append(errs, fmt.Errorf("thread %d: %w", t.TID, err))
 			continue
 		}
-		*traced = append(*traced, t.tid)
+		*traced = append(*traced, t.TID)
 		var now registers
-		if err := now.read(t.tid); err != nil {
+		if err := now.read(t.TID); err != nil {
 			errs = append(errs, err)
 			continue
 		}
-		if t.tid == p.pid {
-			errs = append(errs, p.text.restore(p.pid))
-			if waits = from <= now.pc() && now.pc() < to; waits {
+		astray := from <= now.pc() && now.pc() < to
+		if t.TID == p.PID {
+			injected, err := p.Text.restore(p.PID, late)
+			errs = append(errs, err)
+			if waits = astray; waits {
 				continue
 			}
+			astray = injected && p.Text.contains(now.pc())
 		}
-		errs = append(errs, t.restore(&now))
+		blocked, err := t.blocked()
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		// criu has a thread block all signals but SIGTRAP while it executes code of its own (parasite_run in
+		// compel/src/lib/infect.c). The trap at the end of that code is delivered to the thread if criu dies: to a handler
+		// that may block all of them.
+		astray = astray || blocked|trap == allBlocked && t.Blocked|trap != allBlocked
+		if astray || !late {
+			errs = append(errs, t.restore(&now))
+		}
 	}
 	return waits, errors.Join(errs...)
 }
 
+// blocked returns which signals the thread blocks now.
+func (t *context) blocked() (uint64, error) {
+	now := context{TID: t.TID}
+	err := now.mask(unix.PTRACE_GETSIGMASK)
+	return now.Blocked, err
+}
+
 func (t *context) restore(now *registers) error {
 	var errs []error
-	if !bytes.Equal(now.bytes(), t.registers.bytes()) {
-		errs = append(errs, t.registers.write(t.tid), setRegset(t.tid, ntPRFPReg, t.float), clearBreakpoints(t.tid))
+	if !bytes.Equal(now.bytes(), t.Registers.bytes()) {
+		errs = append(errs, t.Registers.write(t.TID), setRegset(t.TID, ntPRFPReg, t.Float), clearBreakpoints(t.TID))
 	}
 	return errors.Join(append(errs, t.mask(unix.PTRACE_SETSIGMASK))...)
 }
 
-func (t *text) restore(pid int) error {
-	if t.at == 0 {
-		return nil
+// Sets of signals.
+const (
+	trap       = 1 << (unix.SIGTRAP - 1)
+	allBlocked = ^uint64(1<<(unix.SIGKILL-1) | 1<<(unix.SIGSTOP-1)) // which can be
+)
+
+// restore puts the text back, if something else is there; with care only if it looks like what criu puts there.
+func (t *text) restore(pid int, care bool) (injected bool, err error) {
+	if t.At == 0 {
+		return false, nil
 	}
-	var now [len(t.bytes)]byte
-	if _, err := unix.PtracePeekText(pid, t.at, now[:]); err != nil {
-		return err
+	var now [len(t.Bytes)]byte
+	if _, err := unix.PtracePeekText(pid, t.At, now[:]); care && errors.Is(err, unix.EIO) {
+		return false, nil // it has another text by now
+	} else if err != nil {
+		return false, err
 	}
-	if now == t.bytes {
-		return nil
+	if now == t.Bytes || care && !bytes.HasPrefix(now[:], syscallInstruction[:]) {
+		return false, nil
 	}
-	_, err := unix.PtracePokeText(pid, t.at, t.bytes[:])
-	return err
+	_, err = unix.PtracePokeText(pid, t.At, t.Bytes[:])
+	return true, err
 }
+
+func (t *text) contains(pc uintptr) bool { return t.At <= pc && pc < t.At+uintptr(len(t.Bytes)) }
 
 // criuMemory finds the memory that criu lent to a process.
 func criuMemory(pid int) (from, to uintptr, err error) {

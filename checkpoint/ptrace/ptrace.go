@@ -42,6 +42,9 @@ func request(op, tid int, addr uintptr, data unsafe.Pointer) error {
 
 // regset reads or writes a set of registers; it returns how much of b the kernel knows.
 func regset(op, tid, set int, b []byte) (int, error) {
+	if len(b) == 0 {
+		return 0, unix.EINVAL
+	}
 	vec := unix.Iovec{Base: &b[0]}
 	vec.SetLen(len(b))
 	err := request(op, tid, uintptr(set), unsafe.Pointer(&vec))

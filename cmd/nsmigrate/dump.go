@@ -82,7 +82,7 @@ func (u *ui) dump(ctx context.Context, r *dumpRequest) error {
 			return err
 		}
 		journalled = op.Operation
-		r.opts.WorkDir, r.opts.Record = op.Scratch, op.Dumping
+		r.opts.WorkDir, r.opts.Record, r.opts.Contexts = op.Scratch, op.Dumping, op.Stopped
 	}
 	report, err := dump(ctx, r.spec, u.store(r.dest, progress, journalled), r.opts)
 	done()

@@ -38,6 +38,7 @@ type Source struct {
 func (s *Source) Offer(ctx context.Context) (*handover.Offer, error) {
 	o := s.Options
 	o.Record = func(r *checkpoint.Record) error { return s.journal.SaveJSON(serviceFile, r) }
+	o.Contexts = func(c checkpoint.Contexts) error { return s.journal.SaveJSON(contextsFile, c) }
 	o.Frozen, o.Captured = s.sendFinal, s.sendDelta
 	o.Pages = s.turn.send
 	o.Gather = true
@@ -190,6 +191,9 @@ func (s *Source) recorded(ctx context.Context, do func(*checkpoint.Record, conte
 	var r checkpoint.Record
 	ok, err := s.journal.LoadJSON(serviceFile, &r)
 	if err != nil || !ok {
+		return err
+	}
+	if _, err := s.journal.LoadJSON(contextsFile, &r.Contexts); err != nil {
 		return err
 	}
 	if err := do(&r, ctx); err != nil && !errors.Is(err, checkpoint.ErrGone) {

@@ -28,8 +28,9 @@ type Operation struct {
 
 // Files of a journal's folder.
 const (
-	serviceFile = "service.json" // checkpoint.Record of a dump
-	restoreFile = "restore.json" // restored
+	serviceFile  = "service.json"  // checkpoint.Record of a dump
+	contextsFile = "contexts.json" // checkpoint.Contexts of its service
+	restoreFile  = "restore.json"  // restored
 )
 
 // Steps of a dump's journal.
@@ -75,6 +76,9 @@ func (o *Operation) ID() string { return o.journal.ID }
 
 // Dumping notes how to put the service back, or to end it. It is [checkpoint.Options].Record.
 func (o *Operation) Dumping(r *checkpoint.Record) error { return o.journal.SaveJSON(serviceFile, r) }
+
+// Stopped notes where the threads of the service are. It is [checkpoint.Options].Contexts.
+func (o *Operation) Stopped(c checkpoint.Contexts) error { return o.journal.SaveJSON(contextsFile, c) }
 
 // Staging notes where an image is going to be written, and the name that it gets later. Nothing may be at the former
 // before the image there is complete and durable.

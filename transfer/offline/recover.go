@@ -123,7 +123,8 @@ func readDump(c *journal.Content) (d dump, err error) {
 	} else if ok {
 		d.record = record
 	}
-	return d, nil
+	_, err = c.LoadJSON(contextsFile, &record.Contexts)
+	return d, err
 }
 
 func recoverDump(ctx context.Context, j *journal.Journal, about About, deliver func([]byte) error) (Result, error) {
