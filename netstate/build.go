@@ -261,15 +261,25 @@ func (b *builder) run(ctx context.Context, batch Batch) error {
 }
 
 // syncCarriers asks for every link by itself, before which the kernel does its deferred work on the link's
-// carrier (linkwatch_sync_dev, since Linux 6.8); else it takes up to a second. A master's carrier follows from
-// that of its ports, so that the links are asked for twice.
+// carrier (linkwatch_sync_dev, since Linux 6.8); else it takes up to a second. What is above a link follows from it, so
+// that the links are asked for until none changes: an address that the kernel makes of its own with the first carrier
+// of a bridge must not come after those that were carried.
 func (b *builder) syncCarriers(ctx context.Context) error {
-	for range 2 {
+	last := map[int32]uint32{}
+	for changed, pass := true, 0; changed && pass < len(b.names)+2; pass++ {
+		changed = false
 		for index := range b.names {
 			req := encodeLink(unix.AF_UNSPEC, index, 0, 0, []rawnl.Attr{u32Attr(unix.IFLA_EXT_MASK, rtextFilterSkipStats)})
 			req.Type = unix.RTM_GETLINK
-			if _, err := b.nl.Request(ctx, req); err != nil && !errors.Is(err, unix.ENODEV) {
+			msgs, err := b.nl.Request(ctx, req)
+			if err != nil && !errors.Is(err, unix.ENODEV) {
 				return err
+			}
+			for _, m := range msgs {
+				if l, err := parseLink(m); err == nil {
+					changed = changed || last[index] != l.flags
+					last[index] = l.flags
+				}
 			}
 		}
 	}
