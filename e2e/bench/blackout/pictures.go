@@ -22,6 +22,9 @@ func (r Results) Pictures() map[string][]byte {
 	if d := r.distribution(first); len(d.Samples) > 0 {
 		all["distribution.svg"] = d.SVG()
 	}
+	if d := r.tail(first); len(d.Samples) > 0 {
+		all["tail.svg"] = d.SVG()
+	}
 	for _, c := range curves() {
 		if lines := r.curve(c); len(lines.Series) > 0 {
 			all[c.name+".svg"] = lines.SVG()
@@ -58,6 +61,18 @@ func (r Results) distribution(scene string) plot.Distribution {
 	for _, c := range r.Cells {
 		if c.Scene == scene && len(c.Runs) > 0 {
 			d.Samples = append(d.Samples, plot.Sample{Name: c.Mover, Values: c.gaps()})
+		}
+	}
+	return d
+}
+
+// tail is about packets that were lost or came late: without them clients wait as long as the service stands still.
+func (r Results) tail(scene string) plot.Distribution {
+	const least = 0.1 // what is less is nothing
+	d := plot.Distribution{Title: "How much longer than the service stands still a client waits, " + scene, X: "ms"}
+	for _, c := range r.Cells {
+		if c.Scene == scene && len(c.Runs) > 0 && c.tellsBlackout() {
+			d.Samples = append(d.Samples, plot.Sample{Name: c.Mover, Values: c.of(func(r Run) float64 { return max(least, r.beyond()) })})
 		}
 	}
 	return d

@@ -32,7 +32,7 @@ func someResults() Results {
 
 func TestPictures(t *testing.T) {
 	pictures := someResults().Pictures()
-	want := []string{"connections.svg", "distribution.svg", "memory.svg", "phases.svg", "processes.svg", "routes.svg"}
+	want := []string{"connections.svg", "distribution.svg", "memory.svg", "phases.svg", "processes.svg", "routes.svg", "tail.svg"}
 	if got := slices.Sorted(maps.Keys(pictures)); !slices.Equal(got, want) {
 		t.Errorf("pictures %v, want %v", got, want)
 	}

@@ -128,8 +128,8 @@ func (r Results) printPhases(out io.Writer) {
 		if frozen > 0 {
 			here += fmt.Sprintf("; criu: frozen %s, restore %s", number(frozen), number(restore))
 		}
-		if strings.HasPrefix(c.Mover, "nsmigrate") { // others freeze somewhere in their first phase
-			beyond := c.of(func(r Run) float64 { return r.WorstGapMS - milliseconds(r.blackout()) })
+		if c.tellsBlackout() {
+			beyond := c.of(Run.beyond)
 			here += fmt.Sprintf("; clients wait longer than that by p50 %s, p99 %s, max %s",
 				number(beyond.median()), number(beyond.at(0.99)), number(beyond.max()))
 		}
@@ -160,6 +160,12 @@ func (t Trace) blackout() time.Duration {
 	}
 	return sum
 }
+
+// tellsBlackout says whether the mover's phases are no more than the blackout: others freeze somewhere in their first one.
+func (c Cell) tellsBlackout() bool { return strings.HasPrefix(c.Mover, "nsmigrate") }
+
+// beyond is by how many milliseconds a client waited longer than the service stood still.
+func (r Run) beyond() float64 { return r.WorstGapMS - milliseconds(r.blackout()) }
 
 func number(f float64) string {
 	switch {
