@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -183,4 +184,49 @@ func TestSourceFull(t *testing.T) {
 			w.stopAll(c)
 		})
 	}
+}
+
+// A cable between the hosts that swaps, repeats, loses and alters frames costs a migration time, and nothing else.
+func TestBadCable(t *testing.T) {
+	w := newWorld(t)
+	cable, err := w.LayCable(w.ctx)
+	w.check(err)
+	ends := func(change func(host lab.Snapshot, line string)) {
+		for _, h := range w.Hosts() {
+			for line := range w.snapshot(h) {
+				if strings.Contains(line, lab.CableName) {
+					change(w.empty[h], line)
+				}
+			}
+		}
+	}
+	ends(func(host lab.Snapshot, line string) { host[line] = struct{}{} })
+	w.Cleanup(func() {
+		ends(func(host lab.Snapshot, line string) { delete(host, line) })
+		w.check(cable.Close())
+	})
+	ca := w.authority("lab")
+	files := map[*lab.Host][]string{w.A: ca.issue("host-a.lab", cable.IPv4[w.A]), w.B: ca.issue("host-b.lab", cable.IPv4[w.B])}
+	for _, h := range w.Hosts() {
+		w.server(h, w.nsmigrateBin(), nil, slices.Concat([]string{"--listen", cable.IPv4[h] + ":8747"}, files[h], allowed)...).resident()
+	}
+	w.serve()
+	c := w.echo("4", 3)
+	from, to := w.A, w.B
+	for range 2 {
+		w.Log(w.ok(from, append([]string{"migrate", "--netns", "svc", "--to", "tls://" + cable.IPv4[to], "--compress", "none"}, files[from]...)...))
+		w.same(from, w.empty[from])
+		w.noneUnfinished()
+		c.progress()
+		w.unharmed()
+		from, to = to, from
+	}
+	happened := cable.Troubles()
+	t.Log(happened)
+	for _, what := range []string{"swapped", "repeated", "lost", "altered"} {
+		if happened[what] == 0 {
+			t.Errorf("no frame was %s", what)
+		}
+	}
+	w.stopAll(c)
 }
