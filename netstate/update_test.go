@@ -217,8 +217,8 @@ func updateCases() []updateCase {
 			ip link add br7 type bridge mcast_snooping 1; ip link add p1 type veth peer name q1; ip link add p2 type veth peer name q2
 			for d in p1 p2; do ip link set $d master br7; done; for d in br7 p1 p2 q1 q2; do ip link set $d up; done
 			bridge fdb add 02:00:00:00:00:01 dev p1 master static; bridge fdb add 02:00:00:00:00:02 dev p1 master permanent; bridge fdb add 02:00:00:00:00:03 dev p1 self
-			bridge fdb add 02:00:00:00:00:04 dev p1 master dynamic; bridge fdb add 02:00:00:00:00:05 dev p1 master dynamic
 			for p in p1 p2; do until bridge -d link show dev $p | grep -q 'state forwarding'; do :; done; done
+			bridge fdb add 02:00:00:00:00:04 dev p1 master dynamic; bridge fdb add 02:00:00:00:00:05 dev p1 master dynamic
 			bridge mdb add dev br7 port p1 grp 239.1.1.1 permanent; bridge mdb add dev br7 port p2 grp 239.1.1.2 permanent`, `
 			bridge fdb del 02:00:00:00:00:01 dev p1 master; bridge fdb replace 02:00:00:00:00:02 dev p2 master static; bridge fdb del 02:00:00:00:00:03 dev p1 self
 			bridge fdb replace 02:00:00:00:00:04 dev p2 master dynamic; bridge fdb del 02:00:00:00:00:05 dev p1 master; bridge fdb add 02:00:00:00:00:06 dev p2 self
