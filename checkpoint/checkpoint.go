@@ -141,9 +141,11 @@ func (s *Service) stage(ctx context.Context, store Store) error {
 			return fmt.Errorf("write description: %w", err)
 		}
 	}
-	if err := Seal(ctx, s.Image(), m); err != nil {
+	digested := s.clock.Beside("digests")
+	if err := sealBegun(ctx, s.Image(), m, s.begun); err != nil {
 		return err
 	}
+	digested()
 	for _, e := range m.Entries {
 		s.report.Bytes += e.Size
 	}

@@ -23,18 +23,23 @@ const chunk = 1 << 20 // bytes between two looks at the context
 // users, and writes the manifest. The files must be complete; anything but files and directories is refused.
 // Seal does not sync: see [Sync].
 func Seal(ctx context.Context, dir string, m *Manifest) error {
+	return sealBegun(ctx, dir, m, nil)
+}
+
+// sealBegun is Seal for an image of which some files are digested in part.
+func sealBegun(ctx context.Context, dir string, m *Manifest, begun map[string]*begun) error {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return fmt.Errorf("seal image: %w", err)
 	}
 	defer root.Close()
-	if err := seal(ctx, root, m); err != nil {
+	if err := seal(ctx, root, m, begun); err != nil {
 		return fmt.Errorf("seal image %s: %w", dir, err)
 	}
 	return nil
 }
 
-func seal(ctx context.Context, root *os.Root, m *Manifest) error {
+func seal(ctx context.Context, root *os.Root, m *Manifest, begun map[string]*begun) error {
 	// An older manifest must not vouch for anything if this run ends early.
 	for _, name := range []string{SumFile, ManifestFile} {
 		if err := root.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -50,7 +55,7 @@ func seal(ctx context.Context, root *os.Root, m *Manifest) error {
 	g.SetLimit(runtime.GOMAXPROCS(0))
 	for i, name := range files {
 		g.Go(func() error {
-			size, digest, err := digestFile(ctx, root, name)
+			size, digest, err := digestFile(ctx, root, name, begun[name])
 			entries[i] = Entry{Name: name, Size: size, Digest: digest}
 			return err
 		})
@@ -105,18 +110,25 @@ func kindOf(t fs.FileMode) string {
 	return "what is no file"
 }
 
-func digestFile(ctx context.Context, root *os.Root, name string) (size int64, digest string, err error) {
+// digestFile digests a file, of which the beginning may be digested already.
+func digestFile(ctx context.Context, root *os.Root, name string, from *begun) (size int64, digest string, err error) {
 	f, err := root.Open(name)
 	if err != nil {
 		return 0, "", err
 	}
 	defer f.Close()
 	h := sha256.New()
-	size, err = copyChunks(ctx, h, f)
+	if from != nil {
+		if _, err := f.Seek(from.size, io.SeekStart); err != nil {
+			return 0, "", fmt.Errorf("digest %s: %w", name, err)
+		}
+		size, h = from.size, from.hash
+	}
+	rest, err := copyChunks(ctx, h, f)
 	if err != nil {
 		return 0, "", fmt.Errorf("digest %s: %w", name, err)
 	}
-	return size, SumPrefix + hex.EncodeToString(h.Sum(nil)), nil
+	return size + rest, SumPrefix + hex.EncodeToString(h.Sum(nil)), nil
 }
 
 func copyChunks(ctx context.Context, w io.Writer, r io.Reader) (int64, error) {
@@ -210,7 +222,7 @@ func verify(ctx context.Context, root *os.Root, m *Manifest) error {
 	g.SetLimit(runtime.GOMAXPROCS(0))
 	for _, e := range m.Entries {
 		g.Go(func() error {
-			size, digest, err := digestFile(ctx, root, e.Name)
+			size, digest, err := digestFile(ctx, root, e.Name, nil)
 			if err != nil {
 				return err
 			}

@@ -41,6 +41,7 @@ type Service struct {
 	lock        *lock.Lock
 	inbox       inbox
 	trees       trees
+	begun       map[string]*begun // digests of the image's memory
 	car         *sidecar.Sidecar
 }
 
@@ -311,6 +312,10 @@ func (s *Service) dumpTrees(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
 		defer s.clock.Beside("criu")()
+		if s.opts.Pages == nil {
+			f := follow(s.Image())
+			defer func() { s.begun = f.finish() }()
+		}
 		return s.trees.dump(ctx, s.opts.Pages)
 	})
 	g.Go(func() error { return s.captureState(ctx) })
