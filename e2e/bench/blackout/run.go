@@ -176,11 +176,13 @@ func (b *bench) begin(ctx context.Context, r *row) error {
 	if r.service != nil {
 		return nil
 	}
-	if err := enough(r.Load.MemoryMB); err != nil {
-		return err
-	}
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
+	soon, stop := context.WithTimeout(ctx, 30*time.Second) // what the last one had takes a while to be free
+	defer stop()
+	if err := lab.Eventually(soon, func() error { return enough(r.Load.MemoryMB) }); err != nil {
+		return err
+	}
 	s := b.newService(r.Load)
 	r.service = s
 	for _, step := range []func() error{
