@@ -58,3 +58,8 @@ func PlanUpdate(old, next *State) ([]Batch, error) {
 	}
 	return planUpdate(old, next, Site{})
 }
+
+// Lacking tells which attributes of a run another one lacks; ok is false if they differ in another way.
+func Lacking(less, more []byte) (missing []string, ok bool) {
+	return lackingAttrs(KindLink, less, more, "")
+}

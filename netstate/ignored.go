@@ -122,7 +122,10 @@ func lackingAttrs(k Kind, less, more []byte, path string) (missing []string, ok 
 		}
 		have = have[1:]
 	}
-	return missing, len(have) == 0
+	if len(have) > 0 {
+		return nil, false
+	}
+	return missing, true
 }
 
 // old returns the largest number of an attribute that all kernels know, of kinds whose objects are told apart by such

@@ -83,3 +83,18 @@ func TestIgnored(t *testing.T) {
 		})
 	}
 }
+
+// FuzzLacking: a run of attributes lacks nothing of itself, and any two are compared to an end.
+func FuzzLacking(f *testing.F) {
+	plain := rawnl.AppendAttr(nil, 7, []byte{1, 2, 3, 4})
+	f.Add(plain, rawnl.AppendAttr(plain, 9, plain))
+	f.Add(rawnl.AppendAttr(nil, 1, plain), rawnl.AppendAttr(nil, 1, rawnl.AppendAttr(plain, 2, plain)))
+	f.Fuzz(func(t *testing.T, less, more []byte) {
+		if missing, ok := netstate.Lacking(less, more); !ok && missing != nil {
+			t.Errorf("%x and %x differ, and %q is missing", less, more, missing)
+		}
+		if missing, ok := netstate.Lacking(more, more); rawnl.Check(more) == nil && (!ok || missing != nil) {
+			t.Errorf("%x lacks %q of itself", more, missing)
+		}
+	})
+}
