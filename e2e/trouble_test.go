@@ -3,6 +3,7 @@ package e2e
 import (
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/nsmigrate/nsmigrate/e2e/lab"
@@ -163,6 +164,7 @@ func (w *world) fillUp(h *lab.Host, path string) {
 func TestSourceFull(t *testing.T) {
 	for _, dir := range []string{"/dev/shm", lab.StateDir} {
 		t.Run(dir, func(t *testing.T) {
+			t.Parallel()
 			w := newWorld(t)
 			w.serve()
 			c := w.echo("4", 3)
@@ -229,4 +231,64 @@ func TestBadCable(t *testing.T) {
 		}
 	}
 	w.stopAll(c)
+}
+
+// The programs that a migration runs are killed: ssh, and criu on either side. The service goes on where it is decided.
+func TestHelperKilled(t *testing.T) {
+	const precopy, released, bye = "source/running/built/precopy", "source/frozen/prepared/send-released", "source/released/running/send-bye"
+	ssh := func(w *world) { w.killSSH(w.A) }
+	for _, x := range []struct {
+		name, step string
+		kill       func(w *world)
+		moves      bool
+	}{
+		{"ssh", precopy, ssh, false},
+		{"ssh", released, ssh, false},
+		{"ssh", bye, ssh, true},
+		{"criu of the source", released, func(w *world) { w.killCRIU(w.A) }, true},
+		{"criu of the destination", precopy, func(w *world) { w.killCRIU(w.B) }, false},
+	} {
+		t.Run(x.name+" "+strings.ReplaceAll(x.step, "/", " "), func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			options, err := w.B.SSHD(w.ctx)
+			w.check(err)
+			w.empty[w.B] = w.snapshot(w.B)
+			w.serve()
+			c := w.echo("4", 3)
+			before := w.snapshot(w.A)
+			args := []string{"--to", "ssh://root@" + w.B.IPv4, "--remote-path", w.nsmigrateBin()}
+			for _, o := range options {
+				args = append(args, "--ssh-option", o)
+			}
+			h := w.hold(x.step, args...)
+			x.kill(w)
+			h.release()
+			if x.moves {
+				h.ends(exitOK, "migrated svc")
+				w.same(w.A, w.empty[w.A])
+			} else {
+				h.ends(exitDumpFailed, "the service is running on this host as before")
+				w.removeLogs(w.A, lab.Result{Stderr: h.said.String()})
+				w.same(w.A, before)
+				w.same(w.B, w.empty[w.B])
+			}
+			w.noneUnfinished()
+			c.progress()
+			w.unharmed()
+			w.stopAll(c)
+		})
+	}
+}
+
+// killSSH kills the ssh that runs on a host.
+func (w *world) killSSH(h *lab.Host) {
+	w.Helper()
+	for _, p := range h.Processes() {
+		if p.Name == "ssh" {
+			w.check(h.Kill(p.PID, syscall.SIGKILL))
+			return
+		}
+	}
+	w.Fatalf("%s runs no ssh: %+v", h.Name, h.Processes())
 }
