@@ -241,26 +241,35 @@ func (s *State) captureLinks(ctx context.Context, nl *rawnl.Conn) ([]link, error
 
 // captureObjects reads what netlink dumps.
 func (s *State) captureObjects(ctx context.Context, n *ns.NS, nl *rawnl.Conn, links []link, prev *State) error {
+	shown := 0 // nexthops of IPv6 routes
 	for _, d := range dumps() {
 		if !d.of(links) {
 			continue
 		}
-		msgs, hidden, err := fetchShown(ctx, n, nl, d)
+		msgs, err := fetch(ctx, nl, d)
 		if err != nil {
 			return err
 		}
+		if d.kind == KindRoute && d.req.Data[0] == unix.AF_INET6 {
+			shown = hopsOf(msgs)
+		}
 		msgs, losses := sift(d.kind, msgs, links)
-		s.losses = append(append(s.losses, hidden...), losses...)
+		s.losses = append(s.losses, losses...)
 		if msgs = d.tidy(msgs); len(msgs) > 0 {
 			s.Messages[d.kind] = append(s.Messages[d.kind], msgs...)
 		}
 	}
-	groups, losses, err := multicastAddresses(n, links)
+	proc, err := readProcNet(n)
 	if err != nil {
 		return err
 	}
+	groups, losses := multicastAddresses(proc.devMcast, links)
 	s.Messages[KindFDB] = append(s.Messages[KindFDB], groups...)
-	s.losses = append(s.losses, losses...)
+	hidden, err := hiddenRoutes(ctx, n, nl, shown, proc)
+	if err != nil {
+		return err
+	}
+	s.losses = append(append(s.losses, hidden...), losses...)
 	if err := s.captureFilters(ctx, n, prev); err != nil {
 		return err
 	}

@@ -15,19 +15,55 @@ import (
 	"github.com/nsmigrate/nsmigrate/netstate/rawnl"
 )
 
-// fetchShown is [fetch], and compares IPv6 routes with what the kernel counts of them: their dump ends, without an
-// error, at a route with so many nexthops that it is larger than a datagram, and does not show those behind it either.
-func fetchShown(ctx context.Context, n *ns.NS, nl *rawnl.Conn, d dump) (msgs []rawnl.Message, losses []Loss, err error) {
+// procNet holds files of /proc/net, which are read together: to enter a namespace takes longer than to read one.
+type procNet struct{ devMcast, rt6Stats string }
+
+func readProcNet(n *ns.NS) (p procNet, err error) {
+	err = n.Do(func() (err error) {
+		if p.devMcast, err = procFile("dev_mcast"); err != nil {
+			return err
+		}
+		p.rt6Stats, err = procFile("rt6_stats")
+		return err
+	})
+	return p, err
+}
+
+// procFile reads a file of /proc/net in the thread's namespace; one that the kernel does not have is empty.
+func procFile(name string) (string, error) {
+	text, err := os.ReadFile("/proc/thread-self/net/" + name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	return string(text), err
+}
+
+// hiddenRoutes names IPv6 routes that the kernel has and does not show: their dump ends, without an error, at a route
+// with so many nexthops that it is larger than a datagram, and does not show those behind it either. shown is how many
+// nexthops a dump had. The kernel's own count is free; the list of routes without an end is read if it differs.
+func hiddenRoutes(ctx context.Context, n *ns.NS, nl *rawnl.Conn, shown int, p procNet) ([]Loss, error) {
+	if entries, ok := routeEntries(p.rt6Stats); !ok || entries <= shown {
+		return nil, nil
+	}
 	hidden := 0
 	for range 3 { // routes may come and go between a dump and a count
-		if msgs, err = fetch(ctx, nl, d); err != nil || d.kind != KindRoute || d.req.Data[0] != unix.AF_INET6 {
-			return msgs, nil, err
+		msgs, err := nl.Dump(ctx, get(unix.RTM_GETROUTE, unix.SizeofRtMsg, unix.AF_INET6))
+		if err != nil {
+			return nil, fmt.Errorf("dump routes: %w", err)
 		}
-		if hidden, err = hiddenRoutes(n, hopsOf(msgs)); err != nil || hidden <= 0 {
-			return msgs, nil, err
+		err = n.Do(func() error {
+			list, err := procFile("ipv6_route")
+			hidden = listedRoutes(list) - hopsOf(msgs)
+			return err
+		})
+		if err != nil {
+			return nil, fmt.Errorf("count IPv6 routes: %w", err)
+		}
+		if hidden <= 0 {
+			return nil, nil
 		}
 	}
-	return msgs, []Loss{{
+	return []Loss{{
 		Kind: "route", Object: "IPv6 routes",
 		Reason: fmt.Sprintf("the kernel does not show %d of their nexthops, because one of the routes is larger than a netlink message", hidden),
 		Remedy: "give that route a group of nexthop objects instead of its nexthops",
@@ -51,33 +87,6 @@ func hopsOf(msgs []rawnl.Message) int {
 		}
 	}
 	return count
-}
-
-// hiddenRoutes returns how many more IPv6 routes a namespace has than were shown. The kernel's count is free; the list
-// of routes without an end is read if it differs.
-func hiddenRoutes(n *ns.NS, shown int) (hidden int, err error) {
-	err = n.Do(func() error {
-		const dir = "/proc/thread-self/net/"
-		stats, err := os.ReadFile(dir + "rt6_stats")
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		if entries, ok := routeEntries(string(stats)); ok && entries <= shown {
-			return nil
-		}
-		list, err := os.ReadFile(dir + "ipv6_route")
-		if err == nil {
-			hidden = listedRoutes(string(list)) - shown
-		}
-		return err
-	})
-	if err != nil {
-		return 0, fmt.Errorf("count IPv6 routes: %w", err)
-	}
-	return hidden, nil
 }
 
 // routeEntries reads the fourth number of rt6_stats, fib_rt_entries.

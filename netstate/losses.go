@@ -183,22 +183,11 @@ func bridgeLoss(m rawnl.Message) Loss {
 	return Loss{}
 }
 
-// multicastAddresses reads the link-layer addresses that somebody made a device listen to (ip maddr add) as the
-// forwarding entries that make them: in the kernel's dumps they look like those that follow from the memberships of
+// multicastAddresses reads from dev_mcast the link-layer addresses that somebody made a device listen to (ip maddr add) as
+// the forwarding entries that make them: in the kernel's dumps they look like those that follow from the memberships of
 // sockets. Devices with a forwarding table of another meaning, and those that are not Ethernet, can't have such.
-func multicastAddresses(n *ns.NS, links []link) (entries []rawnl.Message, losses []Loss, err error) {
-	var text []byte
-	err = n.Do(func() (err error) {
-		text, err = os.ReadFile("/proc/thread-self/net/dev_mcast")
-		return err
-	})
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil, nil
-	}
-	if err != nil {
-		return nil, nil, fmt.Errorf("read multicast addresses: %w", err)
-	}
-	for line := range strings.Lines(string(text)) {
+func multicastAddresses(text string, links []link) (entries []rawnl.Message, losses []Loss) {
+	for line := range strings.Lines(text) {
 		// Index, name, users, users who added it globally, address.
 		f := strings.Fields(line)
 		if len(f) != 5 || f[3] == "0" {
@@ -218,7 +207,7 @@ func multicastAddresses(n *ns.NS, links []link) (entries []rawnl.Message, losses
 		}
 		entries = append(entries, multicastEntry(links[i].index, mac))
 	}
-	return entries, losses, nil
+	return entries, losses
 }
 
 // multicastEntry is the forwarding entry that makes a device listen to an address.
