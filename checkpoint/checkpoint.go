@@ -20,6 +20,9 @@ import (
 // ones are held back meanwhile.
 const drainTime = 5 * time.Second
 
+// readTime is how long a dump waits for a service to read the datagrams that it has received.
+const readTime = 50 * time.Millisecond
+
 // deliverTime is how long a dump waits for the peers of closed connections to take what is still to be delivered.
 const deliverTime = 2 * time.Second
 

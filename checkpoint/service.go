@@ -257,7 +257,25 @@ func (s *Service) drain(ctx context.Context) error {
 	}
 	kept, losses := allow(problems, s.opts.AllowLoss)
 	s.report.Manifest.Losses = append(s.report.Manifest.Losses, losses...)
-	return Refuse("dump", kept)
+	if err := Refuse("dump", kept); err != nil {
+		return err
+	}
+	return s.drainDatagrams(ctx)
+}
+
+// drainDatagrams lets the service read what its sockets have received, which CRIU does not save. What comes meanwhile is
+// held. A service that doesn't read is not waited for for long: nobody can do so for it.
+func (s *Service) drainDatagrams(ctx context.Context) error {
+	if s.lock.Logs() == 0 {
+		return nil
+	}
+	if err := s.lock.HoldDatagrams(ctx); err != nil {
+		return s.failed(err)
+	}
+	if _, err := sockets.AwaitRead(ctx, s.target.ns, readTime); err != nil {
+		return s.failed(err)
+	}
+	return nil
 }
 
 // failed is the error of a phase before the freeze: the source ran all the time.

@@ -114,6 +114,9 @@ func (h *Holder) open(ctx context.Context) error {
 		if errors.Is(err, unix.EBUSY) || errors.Is(err, unix.EPERM) { // it is bound, to another socket
 			continue
 		}
+		if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) { // nfnetlink knows no such subsystem
+			return fmt.Errorf("this kernel has no nfnetlink_log: %w", err)
+		}
 		if err != nil {
 			return err
 		}

@@ -307,6 +307,42 @@ func retransmissions(t *testing.T, c net.Conn) int {
 	return int(info.Total_retrans)
 }
 
+// Datagrams can be held before the service is frozen, while connections go on.
+func TestDatagramsFirst(t *testing.T) {
+	s := newScene(t)
+	var listener net.Listener
+	s.check(s.svc.Do(func() (err error) {
+		listener, err = net.Listen("tcp", "192.0.2.2:80")
+		return err
+	}))
+	defer listener.Close()
+	client := s.dial()
+	defer client.Close()
+	service, err := listener.Accept()
+	s.check(err)
+	defer service.Close()
+	read, sender := s.udp(s.svc, "192.0.2.2:53"), s.udp(s.host, "192.0.2.1:0")
+	s.reach(sender, read)
+	s.check(s.lock.HoldNew(t.Context()))
+	s.check(s.lock.HoldDatagrams(t.Context()))
+	s.send(sender, read, "held")
+	loop := s.udp(s.svc, "127.0.0.1:0")
+	s.reach(loop, loop)
+	_, err = client.Write([]byte("x"))
+	s.check(err)
+	service.SetReadDeadline(time.Now().Add(time.Minute))
+	_, err = service.Read(make([]byte, 1))
+	s.check(err)
+	frames := s.datagrams(1)
+	s.check(s.lock.Hold(t.Context()))
+	s.check(s.lock.ReleaseNew())
+	s.check(s.lock.Release())
+	s.give(frames)
+	if got := s.received(read, 1); got[len(got)-1] != "held" {
+		t.Errorf("the service received %q", got)
+	}
+}
+
 // What address translation inside the namespace does to a packet, it does when the packet is given back.
 func TestTranslated(t *testing.T) {
 	s := newScene(t)

@@ -173,7 +173,26 @@ func (l *Lock) HoldNew(ctx context.Context) error {
 	return nil
 }
 
-// ReleaseNew lets new connections in again.
+// HoldDatagrams drops UDP from outside until [Lock.ReleaseNew], if what is dropped is told to a group: they are not lost
+// then, as those would be that a service has received but not read when it is frozen. It follows [Lock.HoldNew].
+func (l *Lock) HoldDatagrams(ctx context.Context) error {
+	if !l.syn || l.group == 0 {
+		return nil
+	}
+	match := func() []byte {
+		b := appendExpr(fromOutside(nil), "meta", be32Attr(unix.NFTA_META_KEY, unix.NFT_META_L4PROTO), be32Attr(unix.NFTA_META_DREG, unix.NFT_REG_1))
+		return appendCompare(b, []byte{unix.IPPROTO_UDP})
+	}
+	if err := l.conn.Transaction(ctx, unix.NFNL_SUBSYS_NFTABLES, []rawnl.Message{
+		newRule(unix.NFPROTO_INET, TableSYN, "prerouting", appendLog(match(), l.group)),
+		newRule(unix.NFPROTO_INET, TableSYN, "prerouting", appendVerdict(match(), nfDrop)),
+	}); err != nil {
+		return fmt.Errorf("hold back datagrams: %w", err)
+	}
+	return nil
+}
+
+// ReleaseNew lets new connections, and datagrams, in again.
 func (l *Lock) ReleaseNew() error {
 	if !l.syn {
 		return nil

@@ -3,6 +3,7 @@ package sockets
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -64,7 +65,7 @@ const drainPoll = 2 * time.Millisecond
 // New SYNs must be held back meanwhile. After the timeout the error is a [*NotDrainedError].
 func AwaitDrained(ctx context.Context, n *ns.NS, timeout time.Duration) error {
 	left := &NotDrainedError{}
-	done, err := await(ctx, n, 1<<Listen|1<<SynRecv|1<<newSynRecv, timeout, func(list []Inet) bool {
+	done, err := await(ctx, n, unix.IPPROTO_TCP, 1<<Listen|1<<SynRecv|1<<newSynRecv, timeout, func(list []Inet) bool {
 		left.Listeners, left.Embryonic = Waiting(list)
 		return len(left.Listeners) == 0 && len(left.Embryonic) == 0
 	})
@@ -80,7 +81,7 @@ func AwaitDrained(ctx context.Context, n *ns.NS, timeout time.Duration) error {
 // AwaitDelivered waits until the kernel has delivered what closed connections still had to send, which takes a round
 // trip, and returns those that remain after the timeout.
 func AwaitDelivered(ctx context.Context, n *ns.NS, timeout time.Duration) (orphans []Inet, err error) {
-	if _, err = await(ctx, n, 1<<FinWait1|1<<LastAck|1<<Closing, timeout, func(list []Inet) bool {
+	if _, err = await(ctx, n, unix.IPPROTO_TCP, 1<<FinWait1|1<<LastAck|1<<Closing, timeout, func(list []Inet) bool {
 		orphans = Orphans(list)
 		return len(orphans) == 0
 	}); err != nil {
@@ -89,8 +90,20 @@ func AwaitDelivered(ctx context.Context, n *ns.NS, timeout time.Duration) (orpha
 	return orphans, nil
 }
 
-// await looks at the TCP sockets in some states until done says so; false if the time was over before.
-func await(ctx context.Context, n *ns.NS, states uint32, timeout time.Duration, done func([]Inet) bool) (bool, error) {
+// AwaitRead waits until the processes of a namespace have read all datagrams that their UDP sockets received, and reports
+// whether they have. New ones must be held back meanwhile.
+func AwaitRead(ctx context.Context, n *ns.NS, timeout time.Duration) (bool, error) {
+	done, err := await(ctx, n, unix.IPPROTO_UDP, allStates, timeout, func(list []Inet) bool {
+		return !slices.ContainsFunc(list, func(s Inet) bool { return s.RecvQueue > 0 })
+	})
+	if err != nil {
+		return false, fmt.Errorf("watch datagrams: %w", err)
+	}
+	return done, nil
+}
+
+// await looks at a protocol's sockets in some states until done says so; false if the time was over before.
+func await(ctx context.Context, n *ns.NS, protocol int, states uint32, timeout time.Duration, done func([]Inet) bool) (bool, error) {
 	c, err := rawnl.Dial(n, unix.NETLINK_SOCK_DIAG)
 	if err != nil {
 		return false, err
@@ -98,7 +111,7 @@ func await(ctx context.Context, n *ns.NS, states uint32, timeout time.Duration, 
 	defer c.Close()
 	deadline := time.Now().Add(timeout)
 	for {
-		list, err := inets(ctx, c, unix.IPPROTO_TCP, states, 0)
+		list, err := inets(ctx, c, protocol, states, 0)
 		if err != nil {
 			return false, err
 		}

@@ -203,6 +203,39 @@ func TestAwaitDrained(t *testing.T) {
 	}
 }
 
+// Datagrams are waited for until they are read.
+func TestAwaitRead(t *testing.T) {
+	n := newNS(t)
+	ctx := context.Background()
+	var conn net.PacketConn
+	inside(t, n, func() (err error) {
+		conn, err = net.ListenPacket("udp4", "127.0.0.1:8080")
+		return err
+	})
+	defer conn.Close()
+	await := func(want bool) {
+		t.Helper()
+		for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) { // the kernel may deliver it later
+			read, err := AwaitRead(ctx, n, 0)
+			if err != nil || read != want && time.Now().After(deadline) {
+				t.Fatalf("all is read: %v, %v; want %v", read, err, want)
+			}
+			if read == want {
+				return
+			}
+		}
+	}
+	await(true)
+	if _, err := conn.WriteTo([]byte("x"), conn.LocalAddr()); err != nil {
+		t.Fatal(err)
+	}
+	await(false)
+	if _, _, err := conn.ReadFrom(make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	await(true)
+}
+
 // A half-open connection counts as waiting: its SYN is in, the ACK is not.
 func TestEmbryonic(t *testing.T) {
 	n := newNS(t)
