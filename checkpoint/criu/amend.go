@@ -14,6 +14,7 @@ import (
 	"github.com/checkpoint-restore/go-criu/v8/crit/images/pagemap"
 	"github.com/checkpoint-restore/go-criu/v8/crit/images/pstree"
 	"github.com/checkpoint-restore/go-criu/v8/crit/images/tty"
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 )
@@ -72,6 +73,10 @@ func orphan(dir string, root *pstree.PstreeEntry) error {
 }
 
 func clearDeathSignal(dir, name string) error {
+	// There may be hundreds of threads, and few have one.
+	if has, err := hasField(dir, name, new(criu_core.CoreEntry), "thread_core", "pdeath_sig"); err == nil && !has {
+		return nil
+	}
 	core, err := decodeOne[criu_core.CoreEntry](dir, name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil // a zombie
@@ -84,6 +89,56 @@ func clearDeathSignal(dir, name string) error {
 	}
 	core.ThreadCore.PdeathSig = nil
 	return rewrite(dir, name, []*criu_core.CoreEntry{core})
+}
+
+// hasField reports whether the first message of an image, like m, has a field: the path leads to it through messages in
+// it. The image is not decoded for that.
+func hasField(dir, name string, m proto.Message, path ...protoreflect.Name) (bool, error) {
+	im, err := openImage(dir, name)
+	if err != nil {
+		return false, err
+	}
+	defer im.Close()
+	b, err := im.next()
+	if err != nil {
+		return false, im.wrap(noEOF(err))
+	}
+	d := m.ProtoReflect().Descriptor()
+	for _, step := range path {
+		f := d.Fields().ByName(step)
+		if b, err = fieldOf(b, f.Number()); err != nil || b == nil {
+			return false, err
+		}
+		d = f.Message()
+	}
+	return true, nil
+}
+
+// fieldOf returns the bytes of a field of a message, nil if there is none. A field that is split is told as malformed.
+func fieldOf(b []byte, number protowire.Number) (found []byte, err error) {
+	for len(b) > 0 {
+		n, kind, size := protowire.ConsumeTag(b)
+		if size < 0 {
+			return nil, protowire.ParseError(size)
+		}
+		b = b[size:]
+		if size = protowire.ConsumeFieldValue(n, kind, b); size < 0 {
+			return nil, protowire.ParseError(size)
+		}
+		if n == number && found != nil {
+			return nil, errors.New("a field that comes twice")
+		}
+		if n == number {
+			found = b[:size:size]
+			if kind == protowire.BytesType {
+				if found, size = protowire.ConsumeBytes(b); found == nil {
+					found = []byte{}
+				}
+			}
+		}
+		b = b[size:]
+	}
+	return found, nil
 }
 
 // detach takes the session out of terminals that control one whose leader stays behind, a shell's for instance.

@@ -7,10 +7,13 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strconv"
 	"time"
 	"unsafe"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/nsmigrate/nsmigrate/checkpoint/proc"
@@ -65,22 +68,50 @@ const criuMapping = "/memfd:CRIUMFD"
 // into that stop. Threads that are not stopped, because they wait in the kernel for what can't be interrupted, are left out.
 func Save(processes []Process) (*Contexts, error) {
 	var c Contexts
-	err := onThread(func() error {
-		for _, p := range processes {
-			s := saved{PID: p.PID}
-			for _, tid := range p.Threads {
-				err := s.save(tid)
-				switch {
-				case errors.Is(err, unix.ESRCH), errors.Is(err, unix.EPERM), errors.Is(err, errNotStopped): // or exiting
-				case err != nil:
-					return fmt.Errorf("save the context of thread %d: %w", tid, err)
-				}
-			}
-			c.processes = append(c.processes, s)
+	for _, p := range processes {
+		s, err := p.save()
+		if err != nil {
+			return &c, err
 		}
-		return nil
-	})
-	return &c, err
+		c.processes = append(c.processes, s)
+	}
+	return &c, nil
+}
+
+// few is how many threads are not worth a tracer of their own.
+const few = 32
+
+// save reads the contexts of a process's threads, of many by as many tracers as there are cores: a tracer is one thread.
+func (p *Process) save() (saved, error) {
+	size := max(few, (len(p.Threads)+runtime.GOMAXPROCS(0)-1)/runtime.GOMAXPROCS(0))
+	parts := make([]saved, 0, runtime.GOMAXPROCS(0))
+	var g errgroup.Group
+	for tids := range slices.Chunk(p.Threads, size) {
+		parts = append(parts, saved{PID: p.PID})
+		part := &parts[len(parts)-1]
+		g.Go(func() error { return onThread(func() error { return part.saveAll(tids) }) })
+	}
+	err := g.Wait()
+	all := saved{PID: p.PID}
+	for _, part := range parts {
+		if part.Text.At != 0 {
+			all.Text = part.Text
+		}
+		all.Threads = append(all.Threads, part.Threads...)
+	}
+	return all, err
+}
+
+func (p *saved) saveAll(tids []int) error {
+	for _, tid := range tids {
+		err := p.save(tid)
+		switch {
+		case errors.Is(err, unix.ESRCH), errors.Is(err, unix.EPERM), errors.Is(err, errNotStopped): // or exiting
+		case err != nil:
+			return fmt.Errorf("save the context of thread %d: %w", tid, err)
+		}
+	}
+	return nil
 }
 
 var errNotStopped = errors.New("the thread is not stopped")
