@@ -99,7 +99,8 @@ func ifindex(fd int, name string) (int, error) {
 	return int(req.Uint32()), err
 }
 
-// Closings returns everything that was seen since the watch began.
+// Closings returns everything that was seen since the watch began. If that was too much to keep, it returns an error with what
+// was kept.
 func (w *Wire) Closings() ([]Closing, error) {
 	for buf := make([]byte, frameLen); ; {
 		n, _, err := unix.Recvfrom(w.fd, buf, unix.MSG_DONTWAIT)
@@ -118,9 +119,9 @@ func (w *Wire) Closings() ([]Closing, error) {
 		err = fmt.Errorf("the kernel dropped %d segments", stats.Drops)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("watch: %w", err)
+		err = fmt.Errorf("watch: %w", err)
 	}
-	return append([]Closing(nil), w.closings...), nil
+	return append([]Closing(nil), w.closings...), err
 }
 
 // parseClosing decodes a frame that has passed the filter.

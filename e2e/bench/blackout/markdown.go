@@ -3,6 +3,7 @@ package blackout
 import (
 	"fmt"
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -61,8 +62,17 @@ func (r Results) Markdown(machine, pictures string) string {
 	return b.String()
 }
 
-// cellText is the first line of a text, in a form that doesn't end a table's cell.
+// criuError is what CRIU says of an error, behind where in its source.
+var criuError = regexp.MustCompile(`Error \([^)]*\): (.*)`)
+
+// cellText is the line of a text that tells most, in a form that doesn't end a table's cell.
 func cellText(s string) string {
-	s, _, _ = strings.Cut(strings.TrimSpace(s), "\n")
-	return strings.ReplaceAll(s, "|", "\\|")
+	line, _, _ := strings.Cut(strings.TrimSpace(s), "\n")
+	for _, m := range criuError.FindAllStringSubmatch(s, -1) {
+		if !strings.HasPrefix(m[1], "rlimit:") { // which is no error
+			line = "criu: " + m[1]
+			break
+		}
+	}
+	return strings.ReplaceAll(line, "|", "\\|")
 }

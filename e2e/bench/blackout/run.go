@@ -139,8 +139,7 @@ func (b *bench) install(ctx context.Context, m mover) error {
 	return nil
 }
 
-// enough says whether there is memory for a service with so many MB: at the worst itself, its images on both hosts, and an
-// archive of them.
+// enough says whether there is memory for a service with so many MB: at the worst itself, and its images on both hosts.
 func enough(megabytes int) error {
 	text, err := os.ReadFile("/proc/meminfo")
 	if err != nil {
@@ -150,7 +149,7 @@ func enough(megabytes int) error {
 	if err != nil {
 		return fmt.Errorf("how much memory is available: %w", err)
 	}
-	const copies = 4
+	const copies = 3
 	if need := megabytes * copies; need > available>>10 {
 		return fmt.Errorf("%d MB of memory are needed, %d are available", need, available>>10)
 	}
@@ -219,6 +218,9 @@ func (b *bench) end(ctx context.Context, r *row) {
 func (b *bench) run(ctx context.Context, m mover, s *service) (r Run, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
 	defer cancel()
+	if err := b.ownPIDs(ctx); err != nil {
+		return r, err
+	}
 	pause(ctx, time.Until(b.last.Add(settle-warm)))
 	if _, err := s.client.Order(ctx, openloop.Resume); err != nil {
 		return r, err
@@ -231,10 +233,11 @@ func (b *bench) run(ctx context.Context, m mover, s *service) (r Run, err error)
 		return r, fmt.Errorf("%d of %d connections work before the move: %s", r.Alive, s.load.Connections, r.Seen.Error)
 	}
 	pause(ctx, warm)
-	before, err := b.resetsSent()
+	wire, err := b.Client.Watch("eth0")
 	if err != nil {
 		return r, err
 	}
+	defer wire.Close()
 	if _, err := s.client.Order(ctx, openloop.Reset); err != nil {
 		return r, err
 	}
@@ -249,11 +252,8 @@ func (b *bench) run(ctx context.Context, m mover, s *service) (r Run, err error)
 	if r.Seen, err = s.client.Order(ctx, openloop.Report); err != nil {
 		return r, err
 	}
-	if _, err := s.client.Order(ctx, openloop.Pause); err != nil {
-		return r, err
-	}
-	after, err := b.resetsSent()
-	r.RST = after - before + r.Reset // those that came have ended a connection
+	r.RST = resets(wire, s)
+	_, err = s.client.Order(ctx, openloop.Pause)
 	return r, err
 }
 
@@ -264,32 +264,17 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-// resetsSent is how many segments with RST the client's host has sent.
-func (b *bench) resetsSent() (int, error) {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/net/snmp", b.Client.PID()))
-	if err != nil {
-		return 0, err
-	}
-	return snmpValue(string(text), "Tcp", "OutRsts")
-}
-
-// snmpValue finds a counter in the text of /proc/net/snmp: each protocol has a line of names and one of values.
-func snmpValue(text, protocol, name string) (int, error) {
-	var names []string
-	for line := range strings.Lines(text) {
-		words := strings.Fields(line)
-		if len(words) == 0 || words[0] != protocol+":" {
-			continue
-		}
-		if names == nil {
-			names = words
-			continue
-		}
-		if i := slices.Index(names, name); i >= 0 && i < len(words) {
-			return strconv.Atoi(words[i])
+// resets counts the RSTs of a service's connections that a wire has seen. If there were more than it can keep, these are fewer
+// than there were.
+func resets(wire *lab.Wire, s *service) int {
+	closings, _ := wire.Closings() // whatever it has
+	n := 0
+	for _, c := range closings {
+		if c.RST && (c.Src.Addr().String() == s.IPv4 || c.Dst.Addr().String() == s.IPv4) {
+			n++
 		}
 	}
-	return 0, fmt.Errorf("the kernel does not count %s of %s", name, protocol)
+	return n
 }
 
 // addRoutes gives the service's namespace the routes of its workload.

@@ -2,14 +2,13 @@ package blackout
 
 import "testing"
 
-func TestSNMPValue(t *testing.T) {
-	const text = "Ip: Forwarding OutRsts\nIp: 1 99\nTcp: RtoMin OutRsts InErrs\nTcp: 200 7 0\n"
-	if n, err := snmpValue(text, "Tcp", "OutRsts"); err != nil || n != 7 {
-		t.Errorf("%d, %v", n, err)
-	}
-	for _, text := range []string{"", "Tcp: OutRsts\n", "Tcp: OutRsts\nTcp:\n", "Tcp: RtoMin\nTcp: 200\n"} {
-		if n, err := snmpValue(text, "Tcp", "OutRsts"); err == nil {
-			t.Errorf("%d from %q", n, text)
+func TestCellText(t *testing.T) {
+	for text, want := range map[string]string{
+		"install: no | here\nmore": "install: no \\| here",
+		"restore: $ criu restore\nError (criu/util.c:1): rlimit: Can't setup\n 12: Error (criu/cr-restore.c:1237): Can't fork for 7: File exists\n": "criu: Can't fork for 7: File exists",
+	} {
+		if got := cellText(text); got != want {
+			t.Errorf("%q: %q, want %q", text, got, want)
 		}
 	}
 }

@@ -125,6 +125,7 @@ func copyFile(from, to string) error {
 // service is a running echo service in a namespace of its own.
 type service struct {
 	lab.NetNS
+	number int // of all services
 	load   Workload
 	host   *lab.Host
 	client *openloop.Client
@@ -137,11 +138,30 @@ const port = 7000
 // newService names one. Every one has another name and address, so that those of several movers can live side by side.
 func (w *world) newService(load Workload) *service {
 	const first, count = 100, 120
-	n := int(w.services.Add(1)-1) % count
+	number := int(w.services.Add(1) - 1)
+	n := number % count
 	return &service{
-		load: load, host: w.A,
+		number: number, load: load, host: w.A,
 		NetNS: lab.NetNS{Name: fmt.Sprintf("s%d", n), IPv4: fmt.Sprintf("10.77.0.%d", first+n), IPv6: fmt.Sprintf("fd77::%d", first+n)},
 	}
+}
+
+// firstPID begins the ids of the service's processes, with room for all of them beside other services. Ids of the hosts' own
+// processes are kept below, so that those of the service are free on the other host.
+func (s *service) firstPID() int {
+	const begin, each, services = 27_000, 550, 10
+	return begin + each*(s.number%services)
+}
+
+// ownPIDs has both hosts count their own processes anew, far from each other's and from services'.
+func (w *world) ownPIDs(ctx context.Context) error {
+	const begin, each = 8000, 7000
+	for i, h := range w.Hosts() {
+		if err := h.Script(ctx, fmt.Sprintf("echo %d >/proc/sys/kernel/ns_last_pid", begin+each*i)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // echoArgs is the command line of the service.
@@ -193,8 +213,9 @@ func (w *world) remove(ctx context.Context, h *lab.Host, n lab.NetNS) error {
 // spawn runs the service in its namespace.
 func (w *world) spawn(ctx context.Context, s *service) error {
 	args := strings.Join(w.echoArgs(w.echo, s.load), " ")
-	return s.host.Script(ctx, fmt.Sprintf(
-		"nsenter --net=/run/netns/%s setsid --fork %s </dev/null >/dev/null 2>&1", s.Name, args))
+	return s.host.Script(ctx, fmt.Sprintf(`
+		echo %d >/proc/sys/kernel/ns_last_pid
+		nsenter --net=/run/netns/%s setsid --fork %s </dev/null >/dev/null 2>&1`, s.firstPID(), s.Name, args))
 }
 
 // listening waits until all the service's processes can be connected to.
