@@ -280,6 +280,9 @@ func (s *Service) drainDatagrams(ctx context.Context) error {
 
 // failed is the error of a phase before the freeze: the source ran all the time.
 func (s *Service) failed(cause error) error {
+	if _, ok := errors.AsType[*RefusedError](cause); ok {
+		return cause
+	}
 	return &FailedError{Phase: s.clock.Current(), Err: cause, Log: KeepLogs(filepath.Join(s.scratch, "logs"), "dump", cause)}
 }
 

@@ -39,8 +39,8 @@ const (
 // asks about it: it need not outlive the host's power, and costs no write to the disk.
 func (r Role) local() bool { return r == Dump || r == Restore }
 
-// operation is what the role is a part of, in people's words.
-func (r Role) operation() string {
+// Operation is what the role is a part of, in people's words.
+func (r Role) Operation() string {
 	if r.local() {
 		return string(r)
 	}
@@ -146,7 +146,7 @@ const version = 1
 func (d Dir) Create(id string, role Role, data any) (*Journal, error) {
 	j, err := d.create(id, role, data)
 	if err != nil {
-		return nil, fmt.Errorf("create the journal of %s %s: %w", role.operation(), id, err)
+		return nil, fmt.Errorf("create the journal of %s %s: %w", role.Operation(), id, err)
 	}
 	return j, nil
 }
@@ -301,14 +301,14 @@ func (d Dir) names() ([]string, error) {
 func (d Dir) Read(id string, role Role) (*Content, error) {
 	f, c, err := d.open(id, role, os.O_RDONLY)
 	if err != nil {
-		return nil, fmt.Errorf("read the journal of %s %s: %w", role.operation(), id, err)
+		return nil, fmt.Errorf("read the journal of %s %s: %w", role.Operation(), id, err)
 	}
 	defer f.Close()
 	if c.Busy, err = locked(f); err != nil {
-		return nil, fmt.Errorf("read the journal of %s %s: %w", role.operation(), id, err)
+		return nil, fmt.Errorf("read the journal of %s %s: %w", role.Operation(), id, err)
 	}
 	if _, err := c.read(f); err != nil {
-		return nil, fmt.Errorf("read the journal of %s %s: %w", role.operation(), id, err)
+		return nil, fmt.Errorf("read the journal of %s %s: %w", role.Operation(), id, err)
 	}
 	return c, nil
 }
@@ -318,7 +318,7 @@ func (d Dir) Read(id string, role Role) (*Content, error) {
 func (d Dir) Open(id string, role Role) (*Journal, error) {
 	j, err := d.take(id, role)
 	if err != nil {
-		return nil, fmt.Errorf("open the journal of %s %s: %w", role.operation(), id, err)
+		return nil, fmt.Errorf("open the journal of %s %s: %w", role.Operation(), id, err)
 	}
 	return j, nil
 }

@@ -21,7 +21,7 @@ type Content struct {
 	Records   []Record        // oldest first; the first is that of the creation
 	Tombstone Tombstone       // how it ended, if it did
 	Busy      bool            // a process works on it; set by [Dir.Read] and [Dir.List]
-	Err       error           // why the rest is empty; set by [Dir.List]
+	Err       error           // why the rest is empty; set by [Dir.List] and [Journal.Others]
 
 	path string
 	boot string
@@ -201,11 +201,43 @@ func (c *Content) LoadJSON(name string, v any) (ok bool, err error) {
 	return true, nil
 }
 
+// Others returns the unfinished journals of the same state directory, without this one, that have one of the files. One
+// that can't be read has its error in [Content.Err].
+func (j *Journal) Others(files ...string) ([]*Content, error) {
+	dir := Dir{Path: filepath.Dir(j.path), Boot: j.boot}
+	names, err := dir.names()
+	if err != nil {
+		return nil, err
+	}
+	var list []*Content
+	for _, name := range names {
+		id, role, ok := parseFolderName(name)
+		has := func(file string) bool {
+			_, err := os.Lstat(filepath.Join(dir.Path, name, file))
+			return err == nil
+		}
+		if !ok || id == j.ID && role == j.Role || !slices.ContainsFunc(files, has) {
+			continue
+		}
+		c, err := dir.Read(id, role)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // it was finished meanwhile
+		}
+		if err != nil {
+			c = &Content{ID: id, Role: role, Err: err, path: filepath.Join(dir.Path, name)}
+		}
+		if !c.Finished() {
+			list = append(list, c)
+		}
+	}
+	return list, nil
+}
+
 // Finish ends the journal and the work on it. With a tombstone that stays for a week; without one nothing is left.
 func (j *Journal) Finish(t Tombstone) error {
 	err := j.finish(t)
 	if err != nil {
-		return fmt.Errorf("finish the journal of %s %s: %w", j.Role.operation(), j.ID, err)
+		return fmt.Errorf("finish the journal of %s %s: %w", j.Role.Operation(), j.ID, err)
 	}
 	return j.Close()
 }

@@ -30,7 +30,7 @@ type Request struct {
 func (d Dir) Request(id string, role Role, word string) (_ *Request, err error) {
 	defer func() {
 		if err != nil {
-			err = fmt.Errorf("leave a word for %s %s: %w", role.operation(), id, err)
+			err = fmt.Errorf("leave a word for %s %s: %w", role.Operation(), id, err)
 		}
 	}()
 	if word == "" || len(word) > maxWord {

@@ -15,6 +15,7 @@ import (
 	"github.com/nsmigrate/nsmigrate/checkpoint/hold"
 	"github.com/nsmigrate/nsmigrate/netstate"
 	"github.com/nsmigrate/nsmigrate/restore"
+	"github.com/nsmigrate/nsmigrate/transfer/frozen"
 	"github.com/nsmigrate/nsmigrate/transfer/handover"
 	"github.com/nsmigrate/nsmigrate/transfer/journal"
 	"github.com/nsmigrate/nsmigrate/transfer/ship"
@@ -160,7 +161,7 @@ func (d *Destination) Begin(_ context.Context, j *journal.Journal) error {
 	return err
 }
 
-func (d *Destination) note() error { return d.journal.SaveJSON(restoreFile, &d.restored) }
+func (d *Destination) note() error { return d.journal.SaveJSON(frozen.RestoreFile, &d.restored) }
 
 // Build implements [handover.Host].
 func (d *Destination) Build(ctx context.Context) error {
@@ -358,6 +359,6 @@ func (d *Destination) dismiss() {
 // ReopenDestination is the destination of a migration whose process has died.
 func ReopenDestination(j *journal.Journal) (*Destination, error) {
 	d := &Destination{journal: j}
-	_, err := j.LoadJSON(restoreFile, &d.restored)
+	_, err := j.LoadJSON(frozen.RestoreFile, &d.restored)
 	return d, err
 }

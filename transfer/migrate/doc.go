@@ -36,11 +36,8 @@ type offer struct {
 
 // Files of a journal's folder.
 const (
-	serviceFile  = "service.json"  // checkpoint.Record
-	contextsFile = "contexts.json" // checkpoint.Contexts
-	restoreFile  = "restore.json"  // restored
-	stateFile    = "netns.state"   // the network state that was offered; with the difference it is what goes live
-	deltaFile    = "netns.delta"   // netstate.Delta to the state of the frozen service
+	stateFile = "netns.state" // the network state that was offered; with the difference it is what goes live
+	deltaFile = "netns.delta" // netstate.Delta to the state of the frozen service
 )
 
 // Guard watches over a migration: it is another process, which recovers from the journal when this one dies.

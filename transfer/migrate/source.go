@@ -10,6 +10,7 @@ import (
 
 	"github.com/nsmigrate/nsmigrate/checkpoint"
 	"github.com/nsmigrate/nsmigrate/netstate"
+	"github.com/nsmigrate/nsmigrate/transfer/frozen"
 	"github.com/nsmigrate/nsmigrate/transfer/handover"
 	"github.com/nsmigrate/nsmigrate/transfer/journal"
 )
@@ -37,8 +38,8 @@ type Source struct {
 // Offer implements [handover.Service].
 func (s *Source) Offer(ctx context.Context) (*handover.Offer, error) {
 	o := s.Options
-	o.Record = func(r *checkpoint.Record) error { return s.journal.SaveJSON(serviceFile, r) }
-	o.Contexts = func(c checkpoint.Contexts) error { return s.journal.SaveJSON(contextsFile, c) }
+	o.Record = func(r *checkpoint.Record) error { return frozen.Save(s.journal, r) }
+	o.Contexts = func(c checkpoint.Contexts) error { return frozen.SaveContexts(s.journal, c) }
 	o.Frozen, o.Captured = s.sendFinal, s.sendDelta
 	o.Pages = s.turn.send
 	o.Gather = true
@@ -188,15 +189,11 @@ func (s *Source) recorded(ctx context.Context, do func(*checkpoint.Record, conte
 	if s.journal.Rebooted() {
 		return nil // nothing is left
 	}
-	var r checkpoint.Record
-	ok, err := s.journal.LoadJSON(serviceFile, &r)
-	if err != nil || !ok {
+	r, err := frozen.Load(&s.journal.Content)
+	if err != nil || r == nil {
 		return err
 	}
-	if _, err := s.journal.LoadJSON(contextsFile, &r.Contexts); err != nil {
-		return err
-	}
-	if err := do(&r, ctx); err != nil && !errors.Is(err, checkpoint.ErrGone) {
+	if err := do(r, ctx); err != nil && !errors.Is(err, checkpoint.ErrGone) {
 		return err
 	}
 	return nil

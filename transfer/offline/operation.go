@@ -8,6 +8,7 @@ import (
 	"github.com/nsmigrate/nsmigrate/checkpoint"
 	"github.com/nsmigrate/nsmigrate/netstate"
 	"github.com/nsmigrate/nsmigrate/restore"
+	"github.com/nsmigrate/nsmigrate/transfer/frozen"
 	"github.com/nsmigrate/nsmigrate/transfer/journal"
 )
 
@@ -25,13 +26,6 @@ type Operation struct {
 	About
 	journal *journal.Journal
 }
-
-// Files of a journal's folder.
-const (
-	serviceFile  = "service.json"  // checkpoint.Record of a dump
-	contextsFile = "contexts.json" // checkpoint.Contexts of its service
-	restoreFile  = "restore.json"  // restored
-)
 
 // Steps of a dump's journal.
 const (
@@ -75,10 +69,10 @@ func Begin(dir journal.Dir, id string, role journal.Role, a About) (*Operation, 
 func (o *Operation) ID() string { return o.journal.ID }
 
 // Dumping notes how to put the service back, or to end it. It is [checkpoint.Options].Record.
-func (o *Operation) Dumping(r *checkpoint.Record) error { return o.journal.SaveJSON(serviceFile, r) }
+func (o *Operation) Dumping(r *checkpoint.Record) error { return frozen.Save(o.journal, r) }
 
 // Stopped notes where the threads of the service are. It is [checkpoint.Options].Contexts.
-func (o *Operation) Stopped(c checkpoint.Contexts) error { return o.journal.SaveJSON(contextsFile, c) }
+func (o *Operation) Stopped(c checkpoint.Contexts) error { return frozen.SaveContexts(o.journal, c) }
 
 // Staging notes where an image is going to be written, and the name that it gets later. Nothing may be at the former
 // before the image there is complete and durable.
@@ -108,7 +102,7 @@ func (o *Operation) Published() error {
 
 // Restoring notes what a restore of the image in a directory changes on the host. See [restore.Options].
 func (o *Operation) Restoring(image string, uplinks map[string]netstate.UplinkTarget, r *restore.Record) error {
-	return o.journal.SaveJSON(restoreFile, restored{Image: image, Uplinks: uplinks, Record: r})
+	return o.journal.SaveJSON(frozen.RestoreFile, restored{Image: image, Uplinks: uplinks, Record: r})
 }
 
 // Finish ends the journal: nothing is left to be done.

@@ -11,6 +11,7 @@ import (
 	"github.com/nsmigrate/nsmigrate/checkpoint"
 	"github.com/nsmigrate/nsmigrate/restore"
 	"github.com/nsmigrate/nsmigrate/transfer"
+	"github.com/nsmigrate/nsmigrate/transfer/frozen"
 	"github.com/nsmigrate/nsmigrate/transfer/journal"
 )
 
@@ -117,13 +118,7 @@ func readDump(c *journal.Content) (d dump, err error) {
 			return d, fmt.Errorf("step %q of the journal: %w", r.Step, err)
 		}
 	}
-	record := new(checkpoint.Record)
-	if ok, err := c.LoadJSON(serviceFile, record); err != nil {
-		return d, err
-	} else if ok {
-		d.record = record
-	}
-	_, err = c.LoadJSON(contextsFile, &record.Contexts)
+	d.record, err = frozen.Load(c)
 	return d, err
 }
 
@@ -211,7 +206,7 @@ func (d *dump) discard() error {
 }
 
 func readRestore(c *journal.Content) (r restored, err error) {
-	_, err = c.LoadJSON(restoreFile, &r)
+	_, err = c.LoadJSON(frozen.RestoreFile, &r)
 	return r, err
 }
 
