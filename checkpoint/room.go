@@ -122,10 +122,11 @@ func kilobytes(b []byte) (int64, error) {
 	return n << 10, nil
 }
 
-// checkRoom measures the service's memory, and compares it with what this host has free for its image.
+// checkRoom measures the service's memory, and compares it with what this host has free for its image. Of one that goes
+// elsewhere at once there is next to nothing here.
 func (s *Service) checkRoom(trees []proc.Tree) (memory int64, problems []Problem, err error) {
 	if memory, err = memoryOf(trees); err == nil {
-		problems, err = CheckRoom(Needs{Memory: memory, WorkDir: s.opts.WorkDir, Image: true})
+		problems, err = CheckRoom(Needs{Memory: memory, WorkDir: s.opts.WorkDir, Image: s.opts.Pages == nil})
 	}
 	if err != nil {
 		return 0, nil, fmt.Errorf("dump: %w", err)
