@@ -102,12 +102,15 @@ func TestHeldPackets(t *testing.T) {
 	}
 }
 
-// patient keeps the timers of connections between the client and the service from going off in a test.
+// patient keeps the timers of connections between the client and the service from going off in a test, on either side.
 func (w *world) patient() {
 	w.Helper()
 	w.sh(w.Client, `sysctl -qw net.ipv4.tcp_early_retrans=0
 		ip route change 10.77.0.0/24 dev eth0 proto kernel scope link src %s rto_min 60s
 		ip -6 route change fd77::/64 dev eth0 proto kernel metric 256 rto_min 60s`, lab.ClientIPv4)
+	w.sh(w.A, `ip netns exec svc sh -ec 'sysctl -qw net.ipv4.tcp_early_retrans=0
+		ip route change 10.77.0.0/24 dev eth0 proto kernel scope link src %s rto_min 60s
+		ip -6 route change fd77::/64 dev eth0 proto kernel metric 256 rto_min 60s'`, w.svc.IPv4)
 }
 
 // sent counts what the client has sent so far: segments with new data, and datagrams.
