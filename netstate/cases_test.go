@@ -123,6 +123,9 @@ func cases() []netCase {
 			ip link add mv1 link low type macvlan mode private
 			ip link add mv2 link low type macvlan mode source macaddr set 02:00:00:00:00:11 02:00:00:00:00:22
 			ip link set mv1 up; ip addr add 10.3.0.1/24 dev mv1`},
+		{"links with large MTUs on a tap", `
+			ip tuntap add dev tap0 mode tap; ip link set tap0 mtu 9000 up; ip link add mv0 link tap0 mtu 8000 type macvlan mode bridge; ip link set mv0 up
+			ip tuntap add dev tap1 mode tap; ip link set tap1 mtu 1400; ip link add mv1 link tap1 type macvtap mode vepa`},
 		{"macvlans that pass everything through", `
 			for i in 1 2 3; do ip link add low$i type veth peer name peer$i; ip link set low$i up; ip link set peer$i up; done
 			ip link add mv1 link low1 type macvlan mode passthru; ip link set mv1 allmulticast on; ip link set mv1 up

@@ -180,7 +180,8 @@ func (p *planner) create() ([]Op, error) {
 }
 
 // lift returns the MTU with which links must start, by index, where it is not their own: that of a vxlan is bounded by
-// its lower device's when it is made, and does not follow it afterwards.
+// its lower device's when it is made, and does not follow it afterwards; and nobody says of a tun device with which it
+// is made.
 func (p *planner) lift() map[int32]uint32 {
 	const headroom = 70 // of a vxlan over IPv6
 	lifted := map[int32]uint32{}
@@ -188,6 +189,8 @@ func (p *planner) lift() map[int32]uint32 {
 		lower, need := p.below(l), lifted[l.index]
 		if l.kind == "vxlan" {
 			need = max(need, l.mtu()) + headroom
+		} else if lower != nil && lower.rule().how == replayTun {
+			need = max(need, l.mtu())
 		}
 		if lower == nil || need == 0 {
 			continue
