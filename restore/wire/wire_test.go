@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/nsmigrate/nsmigrate/netstate/ns"
 )
@@ -150,7 +151,20 @@ func pair(t *testing.T) (a, b *ns.NS) {
 		in(t, n, "ip", "addr", "add", "192.0.2."+id+"/24", "dev", dev)
 		in(t, n, "ip", "addr", "add", "2001:db8::"+id+"/64", "dev", dev, "nodad")
 	}
+	awaitUp(t, a, "p0")
+	awaitUp(t, b, "p1")
 	return a, b
+}
+
+// awaitUp waits until the kernel has noticed the link's carrier: before that it answers for no IPv6 address of it.
+func awaitUp(t *testing.T, n *ns.NS, dev string) {
+	t.Helper()
+	for end := time.Now().Add(time.Minute); !strings.Contains(in(t, n, "ip", "-o", "link", "show", dev), "state UP"); {
+		if time.Now().After(end) {
+			t.Fatalf("%s does not come up", dev)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
 }
 
 func create(t *testing.T) *ns.NS {
