@@ -51,6 +51,7 @@ func run(ctx context.Context) error {
 	with := flag.String("with", ".", "pattern of what services are moved with, such as \"nsmigrate|criu\"")
 	rounds := flag.Int("rounds", 0, "move small services this many times, and others at most, instead of as many as their scenes say")
 	client := flag.String(blackout.ClientFlag, "", "be a client of the blackout's, with options as JSON; the bench calls itself so")
+	from := flag.String("from", "", "measure nothing: tell and draw what an earlier run wrote with -json")
 	pictures := flag.String("svg", "", "write pictures to this directory")
 	readme := flag.Bool("readme", false, "write the pictures to "+pictureDir+" and the table into README.md, and print it as Markdown too")
 	million := flag.Int(millionFlag, 0, "move this many routes from the namespace at descriptor 3; the bench calls itself so")
@@ -91,17 +92,22 @@ func run(ctx context.Context) error {
 	if *quick {
 		o.rounds, o.routes = 3, 100_000
 	}
-	report := Report{Machine: machine(), Rounds: o.rounds}
-	fmt.Println(report.Machine)
-	wish := blackout.Options{Only: pattern, Movers: movers, Quick: *quick, Rounds: *rounds, Progress: progress(os.Stderr), Done: done}
-	fmt.Printf("This takes about %d minutes.\n", int(math.Ceil((blackout.Takes(wish) + takes(o)).Minutes())))
-	report.Blackout, err = blackout.Measure(ctx, wish)
+	var report Report
+	var failures []error
+	if *from != "" {
+		text, err := os.ReadFile(*from)
+		if err == nil {
+			err = json.Unmarshal(text, &report)
+		}
+		if err != nil {
+			return err
+		}
+	} else {
+		wish := blackout.Options{Only: pattern, Movers: movers, Quick: *quick, Rounds: *rounds, Progress: progress(os.Stderr), Done: done}
+		failures = report.measure(ctx, wish, o)
+	}
 	report.Blackout.Print(os.Stdout)
-	report.Machine += ", " + load() + " in the end"
-	failures := []error{err}
-	report.Results, err = measure(ctx, o)
 	report.print(os.Stdout)
-	failures = append(failures, err)
 	if *readme {
 		*pictures = pictureDir
 		failures = append(failures, report.intoReadme("README.md", os.Stdout))
@@ -144,6 +150,19 @@ func takes(o options) time.Duration {
 	return time.Duration(n*o.rounds) * each / 7
 }
 
+// measure measures everything that is asked for. A failure of one part does not hide the figures of the others.
+func (r *Report) measure(ctx context.Context, wish blackout.Options, o options) (failures []error) {
+	begin := load()
+	r.Machine, r.Rounds = machine(), o.rounds
+	fmt.Printf("%s, load %s\nThis takes about %d minutes.\n", r.Machine, begin, int(math.Ceil((blackout.Takes(wish) + takes(o)).Minutes())))
+	var err error
+	r.Blackout, err = blackout.Measure(ctx, wish)
+	failures = append(failures, err)
+	r.Machine += fmt.Sprintf(", load %s at the begin and %s in the end of it", begin, load())
+	r.Results, err = measure(ctx, o)
+	return append(failures, err)
+}
+
 // machine says what the figures were measured on.
 func machine() string {
 	var u unix.Utsname
@@ -156,8 +175,8 @@ func machine() string {
 			model = string(m[1])
 		}
 	}
-	return fmt.Sprintf("%d cores (%s), Linux %s, %s, load %s at the begin",
-		runtime.NumCPU(), model, unix.ByteSliceToString(u.Release[:]), runtime.Version(), load())
+	return fmt.Sprintf("%d cores (%s), Linux %s, %s",
+		runtime.NumCPU(), model, unix.ByteSliceToString(u.Release[:]), runtime.Version())
 }
 
 // load is how many processes wanted to run in the last minute.

@@ -11,7 +11,7 @@ import (
 // Markdown is the table of the README, with the pictures that are in a directory.
 func (r Results) Markdown(machine, pictures string) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "Measured on %s.\n\n", machine)
+	fmt.Fprintf(&b, "Measured on %s. Where the load is above 1 at the begin, the machine did much else at the same time, and all waits are\nlonger for it.\n\n", machine)
 	b.WriteString("| | moved with | runs | longest wait of a client, ms: median (p99; min-max) | nsmigrate is shorter by | connections that survived |\n|---|---|---|---|---|---|\n")
 	for i, c := range r.Cells {
 		scene := ""

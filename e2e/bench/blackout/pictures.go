@@ -35,8 +35,8 @@ func (r Results) Pictures() map[string][]byte {
 
 // phaseBars shows where the time goes, of those who take less than a tenth of a second or so.
 func (r Results) phaseBars(scene string) plot.Bars {
-	const bearable = 12 // times the reference: a longer bar would make the others invisible
-	b := plot.Bars{Title: "Where the time goes, " + scene + " (ms, medians; dump and checkpoint begin before the service is frozen)", Unit: "ms"}
+	const bearable = 6 // times the reference: a longer bar would make the others invisible
+	b := plot.Bars{Title: "Where the time goes, " + scene + " (ms, medians)", Unit: "ms"}
 	ours := r.cell(scene, reference)
 	for _, c := range r.Cells {
 		if c.Scene != scene || len(c.Runs) == 0 || ours != nil && c.gaps().median() > bearable*ours.gaps().median() {

@@ -54,7 +54,7 @@ func TestPictures(t *testing.T) {
 func TestMarkdown(t *testing.T) {
 	got := someResults().Markdown("a machine", "docs/bench")
 	for _, want := range []string{
-		"Measured on a machine.", "| 1 connection | nsmigrate tls | 3 | 11.0 (12.0; 10.0-12.0) |  | all |",
+		"Measured on a machine. Where", "| 1 connection | nsmigrate tls | 3 | 11.0 (12.0; 10.0-12.0) |  | all |",
 		"|  | criu | 3 | 31.0 (32.0; 30.0-32.0) | 2.82x", "| not measured: install: no \\| here |", "![phases](docs/bench/phases.svg)",
 	} {
 		if !strings.Contains(got, want) {

@@ -47,7 +47,7 @@ the ratio of medians (with those of the quartiles).
 // row is what a table says of a cell.
 func (r Results) row(c Cell) []string {
 	if len(c.Runs) == 0 {
-		return []string{"0", "not measured, see below"}
+		return append([]string{"0", "not measured, see below"}, make([]string, 8)...)
 	}
 	gap, worst := c.gaps(), c.worstGaps()
 	alive, total, rst := c.survived()
