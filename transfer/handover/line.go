@@ -203,6 +203,13 @@ func (l *line) send(ctx context.Context, id, typ string, body any) error {
 	return l.explain(id, l.conn.Send(ctx, typ, body))
 }
 
+// tell sends a message like send, and leaves what is heard meanwhile to the goroutine that listens.
+func (l *line) tell(ctx context.Context, typ string, body any) error {
+	ctx, cancel := lingering(ctx)
+	defer cancel()
+	return l.conn.Send(ctx, typ, body)
+}
+
 // sendEntry sends an entry. If ctx ends, r fails, the other side is told, and the connection can be used on.
 func (l *line) sendEntry(ctx context.Context, id, name string, size int64, r io.Reader) error {
 	outer := ctx

@@ -257,13 +257,17 @@ func (r *receiver) hearOut(ctx context.Context) {
 	}
 }
 
-// saySettled tells a source that still listens whether its user should see to anything here.
+// saySettled tells a source that still listens whether its user should see to anything here. [receiver.hearOut] listens
+// meanwhile.
 func (r *receiver) saySettled(ctx context.Context, trouble error) {
-	var b body
+	if r.line == nil {
+		return
+	}
+	b := body{ID: r.id}
 	if trouble != nil {
 		b.Reason = trouble.Error() + recoverHint(r.id) + " (there)"
 	}
-	r.say(ctx, msgSettled, b) //nolint:errcheck // or it is told here alone
+	r.line.tell(ctx, msgSettled, b) //nolint:errcheck // or it is told here alone
 }
 
 // concede takes a failed migration back, as far as it still can be taken back.
