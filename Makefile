@@ -100,7 +100,7 @@ e2e: export CI := true
 e2e: ## end-to-end tests: hosts of namespaces, real services, real clients (root)
 	CGO_ENABLED=1 $(GO) test -race -p 1 $$($(GO) list ./e2e/... | grep -Ev '/e2e(/vm)?$$')
 	CGO_ENABLED=1 $(GO) test -c -race -o bin/e2e.test ./e2e
-	cd e2e && ../bin/e2e.test -test.timeout $(E2E_TIMEOUT) -test.run '$(RUN)'
+	cd e2e && ../bin/e2e.test -test.timeout $(E2E_TIMEOUT) -test.parallel 8 -test.run '$(RUN)'
 
 .PHONY: vm
 vm: export CI := true

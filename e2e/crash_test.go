@@ -17,7 +17,7 @@ import (
 // trouble is something that goes wrong in one migration.
 type trouble struct {
 	source, destination string // NSMIGRATE_FAULT of either side
-	link                string // what happens to it at a step that waits: cut (and mended again), corrupt or reorder; "" is nothing
+	link                string // what happens to it at a step that waits: cut (and mended again), corrupt, reorder or stall; "" is nothing
 	byHand              bool   // a person has to call `nsmigrate recover`
 }
 
@@ -113,8 +113,7 @@ func troubles(steps []step) []trouble {
 }
 
 // linkTroubles are what happens to the link at a step: it is cut at every one, and what is sent at a step that sends is
-// altered. That it stalls is only sampled ([TestLinkStalls]): to either host it is a cut that takes as long to be noticed as
-// the hosts bear.
+// altered. That it stalls takes long ([TestLinkStalls]).
 func linkTroubles(step string) []string {
 	if strings.Contains(step, "/send-") {
 		return []string{"cut", "corrupt", "reorder"}
@@ -122,47 +121,84 @@ func linkTroubles(step string) []string {
 	return []string{"cut"}
 }
 
+// stalls is every step once more, from which on nothing moves on the link for longer than the hosts bear.
+func stalls(steps []step) (list []trouble) {
+	for _, s := range steps {
+		x := trouble{link: "stall"}
+		switch {
+		case !s.goesWell():
+			continue
+		case s.Role == "source":
+			x.source = s.String() + "=wait"
+		default:
+			x.destination = s.String() + "=wait"
+		}
+		list = append(list, x)
+	}
+	return list
+}
+
 // Whatever crashes and whatever is lost, at every step: one copy lives, its connections go on, nothing stays behind, and
 // never do two copies speak.
 func TestCrashMatrix(t *testing.T) {
-	only := os.Getenv("NSMIGRATE_E2E_TROUBLE") // a part of the troubles' names, to look at some alone
-	const worlds = 4                           // a failure spoils what comes after it in the same world
+	const worlds = 4 // a failure spoils what comes after it in the same world
 	for i := range worlds {
 		t.Run(fmt.Sprintf("part %d", i+1), func(t *testing.T) {
-			w := newWorld(t)
-			w.books()
-			w.serve(keepsBooks...)
-			c := w.echo("4", 3)
-			m := &matrix{world: w, links: w.links(), client: c, at: w.A}
-			mac, err := net.ParseMAC(strings.TrimSpace(w.output(w.A, "ip", "netns", "exec", "svc", "cat", "/sys/class/net/eth0/address")))
-			w.check(err)
-			list := slices.DeleteFunc(troubles(w.steps()), func(x trouble) bool { return !strings.Contains(x.String(), only) })
-			m.voices = map[*lab.Host]*lab.Voice{}
-			for _, h := range w.Hosts() {
-				m.voices[h], err = h.Hear(mac)
-				w.check(err)
-				w.Cleanup(func() { m.voices[h].Close() })
-			}
-			m.Cleanup(func() {
-				if m.Failed() {
-					for _, h := range m.Hosts() {
-						logs, _ := h.Output(m.ctx, "sh", "-c", "tail -n 20 "+lab.StateDir+"/*/guard.log 2>/dev/null")
-						m.Logf("%s's guards: %s", h.Name, logs)
-					}
-				}
-			})
-			for j, x := range list {
-				if j%worlds != i {
-					continue
-				}
-				m.suffer(x)
-				if t.Failed() {
-					t.FailNow()
-				}
-			}
-			w.stopAll(c)
+			m := newMatrix(t)
+			m.sufferAll(troubles(m.steps()), i, worlds)
 		})
 	}
+}
+
+// A link on which nothing moves for longer than the hosts bear is as good as cut, at every step; when it moves again, the
+// hosts find out by themselves what became of the service.
+func TestLinkStalls(t *testing.T) {
+	const worlds = 8 // all but idle
+	for i := range worlds {
+		t.Run(fmt.Sprintf("part %d", i+1), func(t *testing.T) {
+			t.Parallel()
+			m := newMatrix(t)
+			m.sufferAll(stalls(m.steps()), i, worlds)
+		})
+	}
+}
+
+// newMatrix starts the service and those who watch it.
+func newMatrix(t *testing.T) *matrix {
+	w := newWorld(t)
+	w.books()
+	w.serve(keepsBooks...)
+	m := &matrix{world: w, links: w.links(), client: w.echo("4", 3), at: w.A, voices: map[*lab.Host]*lab.Voice{}}
+	mac, err := net.ParseMAC(strings.TrimSpace(w.output(w.A, "ip", "netns", "exec", "svc", "cat", "/sys/class/net/eth0/address")))
+	w.check(err)
+	for _, h := range w.Hosts() {
+		m.voices[h], err = h.Hear(mac)
+		w.check(err)
+		w.Cleanup(func() { m.voices[h].Close() })
+	}
+	m.Cleanup(func() {
+		if m.Failed() {
+			for _, h := range m.Hosts() {
+				logs, _ := h.Output(m.ctx, "sh", "-c", "tail -n 20 "+lab.StateDir+"/*/guard.log 2>/dev/null")
+				m.Logf("%s's guards: %s", h.Name, logs)
+			}
+		}
+	})
+	return m
+}
+
+// sufferAll suffers those troubles of a list that fall to one world of several.
+func (m *matrix) sufferAll(list []trouble, world, worlds int) {
+	m.Helper()
+	only := os.Getenv("NSMIGRATE_E2E_TROUBLE") // a part of the troubles' names, to look at some alone
+	list = slices.DeleteFunc(list, func(x trouble) bool { return !strings.Contains(x.String(), only) })
+	for i := world; i < len(list); i += worlds {
+		m.suffer(list[i])
+		if m.Failed() {
+			m.FailNow()
+		}
+	}
+	m.stopAll(m.client)
 }
 
 // matrix is a service that is migrated again and again, with a trouble each time.
@@ -193,11 +229,12 @@ func (m *matrix) suffer(x trouble) {
 	files := m.contents(to)
 	stop := filepath.Join(m.Dir, "stop")
 	l.use(m.faultyBin(), "NSMIGRATE_FAULT="+strings.ReplaceAll(x.destination, "=wait", "=wait:"+stop))
+	before := l.count()
 	cmd := exec.Command(m.faultyBin(), "migrate", "--netns", m.svc.Name, "--to", l.address())
 	cmd.Env = append(lab.Environ(), "NSMIGRATE_FAULT="+strings.ReplaceAll(x.source, "=wait", "=wait:"+stop))
 	p, said := m.run(from, cmd)
 	if x.link != "" {
-		m.strike(x, l, stop, p)
+		m.strike(x, l, before, stop, p)
 	}
 	select {
 	case <-p.Done():
@@ -246,8 +283,8 @@ func (w *world) run(h *lab.Host, cmd *exec.Cmd) (*lab.Process, *strings.Builder)
 	return p, out
 }
 
-// strike waits until the step is reached and harms the connection there.
-func (m *matrix) strike(x trouble, l *link, stop string, p *lab.Process) {
+// strike waits until the step is reached and harms the connection there, of which the link had a number before.
+func (m *matrix) strike(x trouble, l *link, before int, stop string, p *lab.Process) {
 	m.Helper()
 	m.check(lab.Eventually(m.limit(), func() error {
 		select {
@@ -264,6 +301,16 @@ func (m *matrix) strike(x trouble, l *link, stop string, p *lab.Process) {
 		defer l.mendSoon()
 	case "corrupt":
 		l.alter(x.source != "", func(b []byte) { b[len(b)/2] ^= 0x10 })
+	case "stall":
+		receive := l.receiver(before)
+		l.stall()
+		os.Remove(stop)
+		select { // who asks later shall be heard, but not before the destination has noticed
+		case <-receive.Done():
+		case <-m.limit().Done():
+			m.Fatalf("%s: the destination doesn't notice", x)
+		}
+		l.flow()
 	case "reorder":
 		l.alter(x.source != "", func(b []byte) { copy(b, append(slices.Clone(b[len(b)/2:]), b[:len(b)/2]...)) })
 	}

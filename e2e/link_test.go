@@ -156,11 +156,25 @@ func (l *link) flow() {
 	}
 }
 
-// first is who received first on the link since it was last cut.
-func (l *link) first() *lab.Process {
+// count is how many connections there were since the link was last cut.
+func (l *link) count() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.lines[0].receive
+	return len(l.lines)
+}
+
+// receiver waits for the connection that comes after n others since the link was last cut, and returns who receives on it.
+func (l *link) receiver(n int) *lab.Process {
+	l.w.Helper()
+	l.w.check(lab.Eventually(l.w.limit(), func() error {
+		if l.count() <= n {
+			return errors.New("nobody connects")
+		}
+		return nil
+	}))
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.lines[n].receive
 }
 
 // sever cuts the link until mend: what runs loses its connection, and nothing new gets through.

@@ -111,7 +111,7 @@ func (w *world) inTheAir() (h *held, id string) {
 	l := w.linkTo(w.B)
 	l.use(w.faultyBin(), "NSMIGRATE_FAULT=destination/prepared/released/enter-live=wait:"+w.stopFile())
 	h = w.hold("", "--to", l.address())
-	receiver := l.first()
+	receiver := l.receiver(0)
 	l.sever()
 	w.killGuard(w.B)
 	w.check(receiver.Signal(syscall.SIGKILL))

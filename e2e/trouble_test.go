@@ -9,52 +9,6 @@ import (
 	"github.com/nsmigrate/nsmigrate/e2e/lab"
 )
 
-// A link on which nothing moves for longer than the hosts bear is as good as cut, at any step; when it moves again, the
-// hosts find out by themselves what became of the service.
-func TestLinkStalls(t *testing.T) {
-	for step, stays := range map[string]bool{
-		"source/running/built/precopy":               true,
-		"source/frozen/prepared/send-released":       true,
-		"destination/prepared/released/send-running": false,
-	} {
-		t.Run(strings.ReplaceAll(step, "/", " "), func(t *testing.T) {
-			t.Parallel()
-			w := newWorld(t)
-			w.serve()
-			c := w.echo("4", 3)
-			before := w.snapshot(w.A)
-			l := w.linkTo(w.B)
-			atSource := step
-			if !strings.HasPrefix(step, "source/") {
-				atSource = ""
-				l.use(w.faultyBin(), "NSMIGRATE_FAULT="+step+"=wait:"+w.stopFile())
-			}
-			h := w.hold(atSource, "--to", l.address())
-			l.stall()
-			h.release()
-			// Who asks later shall be heard, but not before the destination has noticed.
-			select {
-			case <-l.first().Done():
-			case <-w.limit().Done():
-				t.Fatal("the destination doesn't notice")
-			}
-			l.flow()
-			if stays {
-				h.ends(exitDumpFailed, "running on this host as before")
-				w.same(w.A, before)
-				w.same(w.B, w.empty[w.B])
-			} else {
-				h.ends(exitOK, "migrated svc")
-				w.same(w.A, w.empty[w.A])
-			}
-			w.noneUnfinished()
-			c.progress()
-			w.unharmed()
-			w.stopAll(c)
-		})
-	}
-}
-
 // However little room the destination has for its journal: the service runs on as before and nothing is left of it over
 // there, or it has moved.
 func TestDestinationJournalFull(t *testing.T) {
