@@ -12,6 +12,7 @@ import (
 type Clock struct {
 	start    time.Time
 	phases   []Phase
+	stopped  bool // no phase is running
 	progress Progress
 
 	mu     sync.Mutex
@@ -25,11 +26,14 @@ func NewClock(progress Progress) *Clock {
 
 // Phase ends the phase before and begins a new one; blackout says that the service is frozen meanwhile.
 func (c *Clock) Phase(name string, blackout bool) {
-	c.phases = append(c.inOrder(), Phase{Name: name, Start: time.Since(c.start), Blackout: blackout})
+	c.phases, c.stopped = append(c.inOrder(), Phase{Name: name, Start: time.Since(c.start), Blackout: blackout}), false
 	if c.progress != nil {
 		c.progress.Phase(name)
 	}
 }
+
+// Stop ends the running phase: what follows is none of the operation's.
+func (c *Clock) Stop() { c.phases, c.stopped = c.inOrder(), true }
 
 // Beside times what goes on at the same time as the phases, until the returned function is called.
 func (c *Clock) Beside(name string) (end func()) {
@@ -49,8 +53,8 @@ func (c *Clock) Current() string {
 	return c.phases[len(c.phases)-1].Name
 }
 
-// Phases returns all phases until now, the last of which is running, and between them what has ended that was done
-// beside, in the order in which they began.
+// Phases returns all phases until now, the last of which is running unless the clock was stopped, and between them what has
+// ended that was done beside, in the order in which they began.
 func (c *Clock) Phases() []Phase {
 	list := c.inOrder()
 	c.mu.Lock()
@@ -63,7 +67,7 @@ func (c *Clock) Phases() []Phase {
 // inOrder returns the phases that follow each other.
 func (c *Clock) inOrder() []Phase {
 	list := slices.Clone(c.phases)
-	if n := len(list); n > 0 {
+	if n := len(list); n > 0 && !c.stopped {
 		list[n-1].Duration = time.Since(c.start) - list[n-1].Start
 	}
 	return list

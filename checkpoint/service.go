@@ -460,6 +460,7 @@ func (s *Service) Resume(cause error) *FailedError {
 // End kills a frozen service without a packet and removes its namespace.
 func (s *Service) End(ctx context.Context) error {
 	s.clock.Phase("end", false)
+	defer s.clock.Stop()
 	s.inbox.close()
 	if err := s.kill(); err != nil {
 		return err
