@@ -417,9 +417,11 @@ func (r *Restoration) GoLive(ctx context.Context) error {
 	if err := netstate.Connect(ctx, r.ns, r.state, r.buildOptions()); err != nil {
 		return err
 	}
+	announced := r.clock.Beside("announce")
 	if err := r.announce.Send(); err != nil {
 		return err
 	}
+	announced()
 	return r.record.goOn()
 }
 

@@ -159,6 +159,7 @@ type migration struct {
 	Held        hold.Stats             `json:"held"` // packets for the service that came while it stood still
 	Files       *migrate.FilesReport   `json:"files,omitempty"`
 	Stream      stream.Stats           `json:"stream"`
+	Ratio       float64                `json:"ratio"` // bytes that were sent for each one on the wire
 }
 
 func (u *ui) migrate(ctx context.Context, r *migrateRequest) (err error) {
@@ -194,6 +195,7 @@ func (u *ui) migrate(ctx context.Context, r *migrateRequest) (err error) {
 	}
 	done()
 	m := migration{Report: report, Stream: conn.Stats()}
+	m.Ratio = m.Stream.Ratio()
 	if dump := s.Report(); dump != nil {
 		m.CRIU, m.Notes, m.DumpPhases, m.Held = dump.CRIU, dump.Notes, dump.Phases, dump.Held
 	}
@@ -246,6 +248,7 @@ func (u *ui) showMigration(r *migrateRequest, m *migration) error {
 	}
 	showFiles(&b, m.Files, m.Outcome == handover.Moved, r.stats || r.handover.DryRun)
 	if r.stats {
+		fmt.Fprintf(&b, "  stream: %s in %s, ratio %.2f\n", checkpoint.Size(m.Stream.RawSent), checkpoint.Size(m.Stream.WireSent), m.Ratio)
 		showHeld(&b, m.Held)
 		if f := m.Files; f != nil && m.Outcome == handover.Moved {
 			fmt.Fprintf(&b, "  files: gone through %s while the service ran, and for %s when it stood still: %s changed\n",

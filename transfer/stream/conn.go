@@ -54,6 +54,14 @@ type Stats struct {
 	Throttled    time.Duration `json:"throttled"` // in which Options.Bandwidth held bytes back
 }
 
+// Ratio returns how many bytes were sent for each one on the wire; 0 if there were none.
+func (s Stats) Ratio() float64 {
+	if s.WireSent == 0 {
+		return 0
+	}
+	return float64(s.RawSent) / float64(s.WireSent)
+}
+
 // Conn is a connection. One goroutine at a time may use Send and SendEntry, and one Receive and the entry that it
 // returned; both at the same time. Who only sends and never receives may miss why the other side gave up.
 //
