@@ -17,6 +17,7 @@ import (
 
 	"github.com/nsmigrate/nsmigrate/checkpoint/lock"
 	"github.com/nsmigrate/nsmigrate/checkpoint/proc"
+	"github.com/nsmigrate/nsmigrate/checkpoint/proc/proctest"
 	"github.com/nsmigrate/nsmigrate/checkpoint/sockets"
 	"github.com/nsmigrate/nsmigrate/netstate/ns/nstest"
 )
@@ -60,14 +61,13 @@ func TestRecordResume(t *testing.T) {
 			if err := unix.Kill(pid, sig); err != nil {
 				t.Fatal(err)
 			}
-			awaitStatusLine(t, pid, "State:\t"+state)
+			proctest.Await(t, pid, state)
 		}
 	}
-	const asleep, standing = "S (sleeping)", "T (stopped)"
 	for _, pid := range pids {
-		awaitStatusLine(t, pid, "State:\t"+asleep)
+		proctest.Await(t, pid, proctest.Asleep)
 	}
-	kill(unix.SIGSTOP, standing, pids[1])
+	kill(unix.SIGSTOP, proctest.Stopped, pids[1])
 
 	r := &Record{Inode: n.Inode(), Scratch: filepath.Join(t.TempDir(), "scratch")}
 	for i, list := range []*[]proc.Ident{&r.Roots, &r.Stopped} {
@@ -80,7 +80,7 @@ func TestRecordResume(t *testing.T) {
 	r.Datagrams = []Datagram{{PID: pids[0], FD: 3, Path: peer}}
 
 	for _, peerThere := range []bool{true, false} {
-		kill(unix.SIGSTOP, standing, pids[2], pids[0])
+		kill(unix.SIGSTOP, proctest.Stopped, pids[2], pids[0])
 		if err := sockets.Redirect(pids[0], 3, ""); err != nil {
 			t.Fatal(err)
 		}
@@ -100,8 +100,8 @@ func TestRecordResume(t *testing.T) {
 		if err := r.Resume(context.Background()); err != nil {
 			t.Fatal(err)
 		}
-		for i, want := range []string{asleep, standing, asleep} {
-			awaitStatusLine(t, pids[i], "State:\t"+want)
+		for i, want := range []string{proctest.Asleep, proctest.Stopped, proctest.Asleep} {
+			proctest.Await(t, pids[i], want)
 		}
 		if out := nstest.Run(t, n, "nft list tables"); out != "" {
 			t.Errorf("tables: %s", out)

@@ -103,11 +103,6 @@ func (t *tree) ours() (pids []int) {
 	return pids
 }
 
-// findStopped looks which processes have been stopped by us.
-func (t *tree) findStopped() {
-	t.stopped = slices.DeleteFunc(t.ours(), func(pid int) bool { return !stopped(pid) })
-}
-
 // running counts the threads that were told to stop and did not yet, and those of them that can't be woken up.
 func (ts trees) running() (running, asleep int) {
 	for _, t := range ts {

@@ -242,8 +242,26 @@ func (ts trees) putBack(car *sidecar.Sidecar, unlock func() error) (lost, stuck 
 	lost = ts.redirect(true)
 	// Mute until then: what it sends at once would be lost with its acknowledgements otherwise.
 	stuck = errors.Join(ts.resume(car), unlock())
+	stuck = errors.Join(stuck, ts.nudge())
 	ts.goOn()
 	return lost, stuck
+}
+
+// nudge has the connections of stopped trees ask their peers how far they are: what those said met the lock, and a timer
+// that went off there is the longer until the next time.
+func (ts trees) nudge() error {
+	var errs []error
+	for _, t := range ts {
+		for _, pid := range t.stopped {
+			if states, err := proc.Default.Running(pid); err != nil || len(states) > 0 {
+				continue // gone, or it could find a connection in repair mode, where reads fail
+			}
+			if err := sockets.Nudge(pid); err != nil && !errors.Is(err, unix.ESRCH) {
+				errs = append(errs, err)
+			}
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // resume rolls every dump back: the trees are as they were, but still stopped. The network must still be locked; it
@@ -260,13 +278,13 @@ func (ts trees) resume(car *sidecar.Sidecar) error {
 
 func (t *tree) resume(car *sidecar.Sidecar) error {
 	if t.orphan {
-		if t.stopped = t.ours(); t.contexts != nil && (trees{t}).awaitStopped() == nil {
-			return t.mend(car)
+		// All of them are to go on, also those that don't look stopped: one that its tracer lets go by dying stops only when
+		// it gets to a processor.
+		t.stopped = t.ours()
+		if t.contexts != nil && (trees{t}).awaitStopped() != nil {
+			t.contexts = nil // somebody has let it go on
 		}
-		// It never was stopped, or somebody has let it go on.
-		t.contexts, t.stopped = nil, nil
-		defer t.findStopped()
-		return t.mend(car)
+		return t.mendStopped(nil, car)
 	}
 	if t.session == nil {
 		return nil

@@ -14,6 +14,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/nsmigrate/nsmigrate/checkpoint/proc/proctest"
 )
 
 // borrowerEnv makes this program a process that criu has lent its memory to. With the value "astray" its main thread is in
@@ -64,35 +66,18 @@ func borrow(astray bool) error {
 }
 
 // borrower starts a borrower and stops it by a signal.
-func borrower(t *testing.T, how string) (cmd *exec.Cmd, echoes func()) {
+func borrower(t *testing.T, how string) *proctest.Process {
 	t.Helper()
-	cmd = exec.Command("/proc/self/exe")
+	cmd := exec.Command("/proc/self/exe")
 	// Go's runtime would call a thread out of the endless loop by a signal, whose handler is not criu's code.
 	cmd.Env = append(os.Environ(), borrowerEnv+"="+how, "GODEBUG=asyncpreemptoff=1")
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
-	r := bufio.NewReader(out)
-	if line, err := r.ReadString('\n'); line != "ready\n" {
-		t.Fatalf("read %q, %v", line, err)
-	}
+	p := proctest.Start(t, cmd)
+	p.Says("ready")
 	if how == "astray" {
-		awaitAstray(t, cmd.Process.Pid)
+		awaitAstray(t, p.PID)
 	}
-	if err := cmd.Process.Signal(unix.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
-	awaitState(t, cmd.Process.Pid, "T (stopped)")
-	return cmd, func() { t.Helper(); echo(t, in, r) }
+	p.Stop()
+	return p
 }
 
 // awaitAstray waits until the main thread of a process is in criu's memory.
@@ -144,8 +129,8 @@ func lent(t *testing.T, pid int) (list []string) {
 
 // What criu lent to a process and did not take back, memory and descriptor, is taken out of it.
 func TestRestoreCleansUp(t *testing.T) {
-	cmd, echoes := borrower(t, "")
-	pid := cmd.Process.Pid
+	p := borrower(t, "")
+	pid := p.PID
 	if n := len(lent(t, pid)); n != 3 {
 		t.Fatalf("criu has lent %d things: %q", n, lent(t, pid))
 	}
@@ -153,30 +138,28 @@ func TestRestoreCleansUp(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	awaitState(t, pid, "T (stopped)")
+	p.Await(proctest.Stopped)
 	if err := c.Restore(func() error { return nil }); err != nil {
 		t.Fatal(err)
 	}
 	if left := lent(t, pid); len(left) > 0 {
 		t.Errorf("it still has %q", left)
 	}
-	awaitState(t, pid, "T (stopped)")
-	if err := cmd.Process.Signal(unix.SIGCONT); err != nil {
-		t.Fatal(err)
-	}
-	echoes()
+	p.Await(proctest.Stopped)
+	p.GoOn()
+	p.Echoes()
 }
 
 // A thread that does not come back from criu's code is told of, and that code is left to it.
 func TestRestoreAstray(t *testing.T) {
-	cmd, _ := borrower(t, "astray")
-	pid := cmd.Process.Pid
+	p := borrower(t, "astray")
+	pid := p.PID
 	before := lent(t, pid)
 	c, err := Save([]Process{{PID: pid, Threads: []int{pid}}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	awaitState(t, pid, "T (stopped)")
+	p.Await(proctest.Stopped)
 	released := false
 	err = c.restore(func() error { released = true; return nil }, 10*time.Millisecond)
 	if !errors.Is(err, errNoReturn) || !released {
@@ -185,8 +168,8 @@ func TestRestoreAstray(t *testing.T) {
 	if after := lent(t, pid); len(after) != len(before) {
 		t.Errorf("it has %q of what it had, %q", after, before)
 	}
-	awaitState(t, pid, "TracerPid:\t0")
-	awaitState(t, pid, "T (stopped)")
+	p.Await("TracerPid:\t0")
+	p.Await(proctest.Stopped)
 }
 
 // A thread that takes too long is stopped when that is found out: only so can its tracer let it go.
@@ -195,23 +178,10 @@ func TestAwaitReturnOutOfTime(t *testing.T) {
 		"computing": "echo; while :; do :; done", "calling": "echo; while :; do : </dev/null; done",
 	} {
 		t.Run(name, func(t *testing.T) {
-			cmd := exec.Command("sh", "-c", script)
-			out, err := cmd.StdoutPipe()
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := cmd.Start(); err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
-			if _, err := out.Read(make([]byte, 1)); err != nil {
-				t.Fatal(err)
-			}
-			pid := cmd.Process.Pid
-			if err := cmd.Process.Signal(unix.SIGSTOP); err != nil {
-				t.Fatal(err)
-			}
-			awaitState(t, pid, "T (stopped)")
+			p := proctest.Start(t, exec.Command("sh", "-c", script))
+			pid := p.PID
+			p.Says("")
+			p.Stop()
 			if err := onThread(func() error {
 				if err := seizeStopped(pid); err != nil {
 					return err
@@ -223,7 +193,7 @@ func TestAwaitReturnOutOfTime(t *testing.T) {
 			}); err != nil {
 				t.Fatal(err)
 			}
-			awaitState(t, pid, "T (stopped)")
+			p.Await(proctest.Stopped)
 		})
 	}
 }

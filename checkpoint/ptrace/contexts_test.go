@@ -1,81 +1,38 @@
 package ptrace
 
 import (
-	"bufio"
 	"encoding/json"
 	"errors"
-	"fmt"
-	"io"
-	"os"
 	"os/exec"
 	"reflect"
 	"runtime"
 	"strings"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/nsmigrate/nsmigrate/checkpoint/proc/proctest"
 )
 
 // stopped starts a process that answers a line with the same line, and stops it by a signal.
-func stopped(t *testing.T) (*exec.Cmd, io.Writer, *bufio.Reader) {
+func stopped(t *testing.T) *proctest.Process {
 	t.Helper()
-	cmd := exec.Command("cat")
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
-	r := bufio.NewReader(out)
-	echo(t, in, r) // it is in its own code, not in that of the dynamic linker
-	if err := cmd.Process.Signal(unix.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
-	awaitState(t, cmd.Process.Pid, "T (stopped)")
-	return cmd, in, r
-}
-
-func echo(t *testing.T, in io.Writer, out *bufio.Reader) {
-	t.Helper()
-	fmt.Fprintln(in, "hello")
-	if line, err := out.ReadString('\n'); line != "hello\n" {
-		t.Fatalf("read %q, %v", line, err)
-	}
-}
-
-func awaitState(t *testing.T, pid int, want string) {
-	t.Helper()
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
-		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if strings.Contains(string(b), want) {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("not %q:\n%s", want, b)
-		}
-	}
+	p := proctest.Start(t, exec.Command("cat"))
+	p.Echoes() // it is in its own code, not in that of the dynamic linker
+	p.Stop()
+	return p
 }
 
 // A thread that another tracer sent elsewhere, with other signals blocked and a foreign instruction in its text, goes on
 // where it was.
 func TestRestore(t *testing.T) {
-	cmd, in, out := stopped(t)
-	pid := cmd.Process.Pid
+	p := stopped(t)
+	pid := p.PID
 	c, err := Save([]Process{{PID: pid, Threads: []int{pid}}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	awaitState(t, pid, "T (stopped)")
+	p.Await(proctest.Stopped)
 	if err := onThread(func() error {
 		if err := seizeStopped(pid); err != nil {
 			return err
@@ -94,7 +51,7 @@ func TestRestore(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	awaitState(t, pid, "T (stopped)")
+	p.Await(proctest.Stopped)
 	released := false
 	if err := c.Restore(func() error { released = true; return nil }); err != nil {
 		t.Fatal(err)
@@ -102,8 +59,8 @@ func TestRestore(t *testing.T) {
 	if !released {
 		t.Error("nothing was released")
 	}
-	awaitState(t, pid, "T (stopped)")
-	awaitState(t, pid, "SigBlk:\t0000000000000000")
+	p.Await(proctest.Stopped)
+	p.Await("SigBlk:\t0000000000000000")
 	again, err := Save([]Process{{PID: pid, Threads: []int{pid}}})
 	if err != nil {
 		t.Fatal(err)
@@ -111,10 +68,8 @@ func TestRestore(t *testing.T) {
 	if was, is := c.processes[0], again.processes[0]; was.Text != is.Text || was.Threads[0].Registers != is.Threads[0].Registers {
 		t.Errorf("it was\n%+v and is\n%+v", was, is)
 	}
-	if err := cmd.Process.Signal(unix.SIGCONT); err != nil {
-		t.Fatal(err)
-	}
-	echo(t, in, out)
+	p.GoOn()
+	p.Echoes()
 }
 
 // passOn is what another process reads of contexts.
@@ -133,13 +88,13 @@ func passOn(t *testing.T, c *Contexts) *Contexts {
 
 // Another process brings back a thread that is in criu's code.
 func TestRestoreLate(t *testing.T) {
-	cmd, in, out := stopped(t)
-	pid := cmd.Process.Pid
+	p := stopped(t)
+	pid := p.PID
 	c, err := Save([]Process{{PID: pid, Threads: []int{pid}}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	awaitState(t, pid, "T (stopped)")
+	p.Await(proctest.Stopped)
 	if err := onThread(func() error {
 		if err := seizeStopped(pid); err != nil {
 			return err
@@ -157,12 +112,12 @@ func TestRestoreLate(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	awaitState(t, pid, "T (stopped)")
+	p.Await(proctest.Stopped)
 	if err := passOn(t, c).Restore(func() error { return nil }); err != nil {
 		t.Fatal(err)
 	}
-	awaitState(t, pid, "T (stopped)")
-	awaitState(t, pid, "SigBlk:\t0000000000000000")
+	p.Await(proctest.Stopped)
+	p.Await("SigBlk:\t0000000000000000")
 	again, err := Save([]Process{{PID: pid, Threads: []int{pid}}})
 	if err != nil {
 		t.Fatal(err)
@@ -170,59 +125,31 @@ func TestRestoreLate(t *testing.T) {
 	if was, is := c.processes[0], again.processes[0]; was.Text != is.Text || was.Threads[0].Registers != is.Threads[0].Registers {
 		t.Errorf("it was\n%+v and is\n%+v", was, is)
 	}
-	if err := cmd.Process.Signal(unix.SIGCONT); err != nil {
-		t.Fatal(err)
-	}
-	echo(t, in, out)
+	p.GoOn()
+	p.Echoes()
 }
 
 // A thread that ran since its context was saved, as it is another program's by now, is left alone by another process.
 func TestRestoreStale(t *testing.T) {
-	cmd := exec.Command("sh", "-c", "echo hello; read line; exec cat")
-	in, err := cmd.StdinPipe()
+	p := proctest.Start(t, exec.Command("sh", "-c", "echo ready; read line; exec cat"))
+	p.Says("ready")
+	p.Stop()
+	c, err := Save([]Process{{PID: p.PID, Threads: []int{p.PID}}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	pipe, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
-	out, pid := bufio.NewReader(pipe), cmd.Process.Pid
-	if line, err := out.ReadString('\n'); line != "hello\n" {
-		t.Fatalf("read %q, %v", line, err)
-	}
-	stop := func() {
-		t.Helper()
-		if err := unix.Kill(pid, unix.SIGSTOP); err != nil {
-			t.Fatal(err)
-		}
-		awaitState(t, pid, "T (stopped)")
-	}
-	stop()
-	c, err := Save([]Process{{PID: pid, Threads: []int{pid}}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	awaitState(t, pid, "T (stopped)")
-	if err := unix.Kill(pid, unix.SIGCONT); err != nil {
-		t.Fatal(err)
-	}
-	fmt.Fprintln(in, "go on")
-	awaitState(t, pid, "Name:\tcat")
-	echo(t, in, out)
-	stop()
+	p.Await(proctest.Stopped)
+	p.GoOn()
+	p.Say("go on")
+	p.Await("Name:\tcat")
+	p.Echoes()
+	p.Stop()
 	if err := passOn(t, c).Restore(func() error { return nil }); err != nil {
 		t.Fatal(err)
 	}
-	awaitState(t, pid, "T (stopped)")
-	if err := unix.Kill(pid, unix.SIGCONT); err != nil {
-		t.Fatal(err)
-	}
-	echo(t, in, out)
+	p.Await(proctest.Stopped)
+	p.GoOn()
+	p.Echoes()
 }
 
 // Whatever another process reads, it is contexts or refused.
@@ -242,16 +169,11 @@ func FuzzContexts(f *testing.F) {
 
 // What has ended meanwhile needs nothing; what runs is left alone.
 func TestRestoreGone(t *testing.T) {
-	cmd, _, _ := stopped(t)
-	gone, _, _ := stopped(t)
-	running, _, _ := stopped(t)
-	if err := running.Process.Signal(unix.SIGCONT); err != nil {
-		t.Fatal(err)
-	}
-	awaitState(t, running.Process.Pid, "S (sleeping)")
+	standing, gone, running := stopped(t), stopped(t), stopped(t)
+	running.Signal(unix.SIGCONT, proctest.Asleep)
 	var all []Process
-	for _, c := range []*exec.Cmd{cmd, gone, running} {
-		all = append(all, Process{PID: c.Process.Pid, Threads: []int{c.Process.Pid}})
+	for _, p := range []*proctest.Process{standing, gone, running} {
+		all = append(all, Process{PID: p.PID, Threads: []int{p.PID}})
 	}
 	c, err := Save(all)
 	if err != nil {
@@ -260,14 +182,13 @@ func TestRestoreGone(t *testing.T) {
 	if n := len(c.processes[2].Threads); n != 0 {
 		t.Errorf("the context of a running process was saved")
 	}
-	awaitState(t, cmd.Process.Pid, "T (stopped)")
-	gone.Process.Kill()
-	gone.Wait()
+	standing.Await(proctest.Stopped)
+	gone.End()
 	broken := errors.New("broken")
 	if err := c.Restore(func() error { return broken }); !errors.Is(err, broken) || strings.Contains(err.Error(), "\n") {
 		t.Errorf("got %v, want what the release said", err)
 	}
-	awaitState(t, cmd.Process.Pid, "T (stopped)")
-	awaitState(t, cmd.Process.Pid, "TracerPid:\t0")
-	awaitState(t, running.Process.Pid, "TracerPid:\t0")
+	standing.Await(proctest.Stopped)
+	standing.Await("TracerPid:\t0")
+	running.Await("TracerPid:\t0")
 }
