@@ -225,7 +225,7 @@ func (s *Service) prepare(ctx context.Context) error {
 			return err
 		}
 	}
-	return s.trees.request(ctx, s.opts)
+	return s.trees.request(ctx, s.opts, s.car.Count())
 }
 
 // drain empties the accept queues: CRIU can't save connections that the service has not accepted.

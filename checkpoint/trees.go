@@ -85,6 +85,9 @@ func (t *tree) start(path, dir, logs string, n *ns.NS, serve bool) error {
 	return err
 }
 
+// spareFiles are what criu opens besides the sockets of a tree: its own, and what a process sends it at a time (CR_SCM_MAX_FD).
+const spareFiles = 1024
+
 // inner says that the tree lives in a pid namespace whose init is not part of it (nsmigrate makes such on
 // restore): only a criu inside that namespace can dump it.
 func (t *Tree) inner() bool { return !t.PIDNS && t.Root != t.HostRoot }
@@ -106,7 +109,8 @@ func (t *tree) open(path string) (*os.File, error) {
 
 // request has every criu take up its dump and stop before it touches anything. What criu wants to know of the kernel
 // it finds out here, over the loopback device if it must, so nothing may be held back yet.
-func (ts trees) request(ctx context.Context, opts Options) error {
+// count says how many sockets each tree has: criu keeps all of them open.
+func (ts trees) request(ctx context.Context, opts Options, count map[int]int) error {
 	return ts.each(func(t *tree) error {
 		o := criu.DumpOptions{
 			PID:          t.facts.HostRoot,
@@ -133,7 +137,7 @@ func (ts trees) request(ctx context.Context, opts Options) error {
 		if err = t.session.Advance(ctx, criu.PreDump); err != nil {
 			return err
 		}
-		t.keeper, err = ptrace.KeepFiles(t.criu.PID())
+		t.keeper, err = ptrace.KeepFiles(t.criu.PID(), count[t.index]+spareFiles)
 		return err
 	})
 }

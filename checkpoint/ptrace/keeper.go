@@ -30,12 +30,16 @@ type FileKeeper struct {
 //
 // The keeper is a process that shares the child's table of files (CLONE_FILES of clone(2)) and never runs: it stays in
 // the stop in which every new child of a traced process begins. It ends with this process, if not before.
-func KeepFiles(pid int) (*FileKeeper, error) {
+//
+// A shared table is slow to grow: each time, the kernel waits until no core reads the old one any more, some ten
+// milliseconds (expand_fdtable of fs/file.c). So it is made large enough for files descriptors before it is shared, unless
+// the child may not have as many.
+func KeepFiles(pid, files int) (*FileKeeper, error) {
 	k := &FileKeeper{release: make(chan struct{}), done: make(chan error, 1)}
 	started := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread() // it is the keeper's tracer, and ends with the goroutine
-		keeper, err := fork(pid)
+		keeper, err := fork(pid, files)
 		started <- err
 		if err != nil {
 			return
@@ -59,8 +63,9 @@ func (k *FileKeeper) Close() error {
 	return err
 }
 
-// fork has a child of ours clone itself to another child of ours that shares its files, and holds the latter.
-func fork(pid int) (keeper int, err error) {
+// fork has a child of ours clone itself to another child of ours that shares its table of files, which has room for as many
+// as are wanted, and holds the latter.
+func fork(pid, files int) (keeper int, err error) {
 	if err := interrupt(pid); err != nil {
 		return 0, err
 	}
@@ -69,6 +74,9 @@ func fork(pid int) (keeper int, err error) {
 			err = errors.Join(err, reap(keeper))
 		}
 	}()
+	if err := makeRoom(pid, files); err != nil {
+		return 0, err
+	}
 	// The new process inherits the options, among them to die with its tracer.
 	if err := unix.PtraceSetOptions(pid, unix.PTRACE_O_TRACECLONE|unix.PTRACE_O_EXITKILL); err != nil {
 		return 0, fmt.Errorf("ptrace: %w", err)
@@ -85,6 +93,18 @@ func fork(pid int) (keeper int, err error) {
 		return keeper, err
 	}
 	return keeper, rename(keeper, "nsmigrate-files")
+}
+
+// makeRoom has a stopped process duplicate its standard input to a high descriptor, and close that: its table of files
+// never shrinks. One that has no such file, or may not have that many, does without.
+func makeRoom(pid, files int) error {
+	const from = 0
+	fd, _, err := call(pid, unix.SYS_FCNTL, from, unix.F_DUPFD_CLOEXEC, uint64(max(files, 1)-1))
+	if err != nil || fd < 0 {
+		return err
+	}
+	_, _, err = call(pid, unix.SYS_CLOSE, uint64(fd))
+	return err
 }
 
 func reap(pid int) error {

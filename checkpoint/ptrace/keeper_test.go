@@ -31,11 +31,15 @@ func TestKeepFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.Close()
-	keeper, err := ptrace.KeepFiles(cmd.Process.Pid)
+	const files = 500
+	keeper, err := ptrace.KeepFiles(cmd.Process.Pid, files)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer keeper.Close()
+	if size := tableSize(t, cmd.Process.Pid); size < files {
+		t.Errorf("the process has room for %d files", size)
+	}
 	fmt.Fprintln(in, "hello")
 	b := make([]byte, 100)
 	if n, err := r.Read(b); err != nil || string(b[:n]) != "hello\n" {
@@ -64,4 +68,18 @@ func TestKeepFiles(t *testing.T) {
 	if err := keeper.Close(); err != nil {
 		t.Errorf("closed again: %v", err)
 	}
+}
+
+// tableSize is how many files a process can have open before its table of them has to grow.
+func tableSize(t *testing.T, pid int) (size int) {
+	t.Helper()
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, after, _ := bytes.Cut(status, []byte("FDSize:"))
+	if _, err := fmt.Sscan(string(after), &size); err != nil {
+		t.Fatal(err)
+	}
+	return size
 }

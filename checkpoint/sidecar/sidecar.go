@@ -53,6 +53,15 @@ var (
 	ErrVersion = errors.New("side-car version not supported")
 )
 
+// Count says how many sockets each tree has.
+func (s *Sidecar) Count() map[int]int {
+	count := make(map[int]int)
+	for i := range s.Sockets {
+		count[s.Sockets[i].Tree]++
+	}
+	return count
+}
+
 // Encode returns the file form.
 func (s *Sidecar) Encode() ([]byte, error) { return json.Marshal(s) }
 
