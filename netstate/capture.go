@@ -242,6 +242,10 @@ func (s *State) captureLinks(ctx context.Context, nl *rawnl.Conn) ([]link, error
 // captureObjects reads what netlink dumps.
 func (s *State) captureObjects(ctx context.Context, n *ns.NS, nl *rawnl.Conn, links []link, prev *State) error {
 	shown := 0 // nexthops of IPv6 routes
+	names, kinds := make(linkNames, len(links)), make(map[int32]string, len(links))
+	for i := range links {
+		names[links[i].index], kinds[links[i].index] = links[i].name, links[i].kind
+	}
 	for _, d := range dumps() {
 		if !d.of(links) {
 			continue
@@ -253,7 +257,7 @@ func (s *State) captureObjects(ctx context.Context, n *ns.NS, nl *rawnl.Conn, li
 		if d.kind == KindRoute && d.req.Data[0] == unix.AF_INET6 {
 			shown = hopsOf(msgs)
 		}
-		msgs, losses := sift(d.kind, msgs, links)
+		msgs, losses := sift(d.kind, msgs, names, kinds)
 		s.losses = append(s.losses, losses...)
 		if msgs = d.tidy(msgs); len(msgs) > 0 {
 			s.Messages[d.kind] = append(s.Messages[d.kind], msgs...)
@@ -273,7 +277,7 @@ func (s *State) captureObjects(ctx context.Context, n *ns.NS, nl *rawnl.Conn, li
 	if err := s.captureFilters(ctx, n, prev); err != nil {
 		return err
 	}
-	return s.captureOthers(ctx, n)
+	return s.captureOthers(ctx, n, names, kinds)
 }
 
 func captureUplinksAndLosses(ctx context.Context, n, host *ns.NS, links []link) ([]Uplink, []Loss, error) {

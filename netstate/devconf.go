@@ -74,6 +74,9 @@ func tell(ctx context.Context, n *ns.NS, links []link) (told, error) {
 		if !ok {
 			continue
 		}
+		for _, kind := range []uint16{ndtpaIfindex, ndtpaRefcnt, ndtpaReachableTime} { // what else is told of two devices is often the same
+			clear(rawnl.Get(params, kind))
+		}
 		switch m.Data[0] {
 		case unix.AF_INET:
 			t[deviceDir{name, "ipv4/neigh"}] = params

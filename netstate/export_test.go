@@ -20,11 +20,11 @@ func Kinds() []Kind { return kinds() }
 // Sift names what of a dump's answer can't be made again, on links of the given kinds by index, and says how much is
 // left.
 func Sift(k Kind, msgs []rawnl.Message, kinds map[int32]string) (left int, losses []Loss) {
-	var links []link
+	names := linkNames{}
 	for index, kind := range kinds {
-		links = append(links, link{index: index, kind: kind, name: kind + "0"})
+		names[index] = kind + "0"
 	}
-	msgs, losses = sift(k, msgs, links)
+	msgs, losses = sift(k, msgs, names, kinds)
 	return len(msgs), losses
 }
 

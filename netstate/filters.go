@@ -57,9 +57,10 @@ func (s *State) captureFilters(ctx context.Context, n *ns.NS, prev *State) error
 }
 
 // captureOthers reads what has a package of its own beside the filters: traffic control, IPsec, and what is spoken of
-// over generic netlink.
-func (s *State) captureOthers(ctx context.Context, n *ns.NS) error {
-	name := s.names().of
+// over generic netlink. kinds has those of the links.
+func (s *State) captureOthers(ctx context.Context, n *ns.NS, names linkNames, kinds map[int32]string) error {
+	name := names.of
+	generic := func(ctx context.Context, n *ns.NS) ([]rawnl.Message, error) { return genl.Capture(ctx, n, kinds) }
 	for _, k := range []struct {
 		kind    Kind
 		capture func(context.Context, *ns.NS) ([]rawnl.Message, error)
@@ -67,7 +68,7 @@ func (s *State) captureOthers(ctx context.Context, n *ns.NS) error {
 	}{
 		{KindTC, tc.Capture, func(msgs []rawnl.Message) []string { return tc.Losses(msgs, name) }},
 		{KindXFRM, xfrm.Capture, xfrm.Losses},
-		{KindGeneric, genl.Capture, func(msgs []rawnl.Message) []string { return genl.Losses(msgs, name) }},
+		{KindGeneric, generic, func(msgs []rawnl.Message) []string { return genl.Losses(msgs, name) }},
 	} {
 		msgs, err := k.capture(ctx, n)
 		if err != nil {

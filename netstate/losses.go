@@ -104,12 +104,9 @@ func absent(err error) bool {
 }
 
 // sift removes from a dump's answer what can't be made again, and names that and what will not be quite the same.
-func sift(k Kind, msgs []rawnl.Message, links []link) ([]rawnl.Message, []Loss) {
+// names and kinds are those of the namespace's links.
+func sift(k Kind, msgs []rawnl.Message, names linkNames, kinds map[int32]string) ([]rawnl.Message, []Loss) {
 	var losses []Loss
-	names, kinds := linkNames{}, map[int32]string{}
-	for i := range links {
-		names[links[i].index], kinds[links[i].index] = links[i].name, links[i].kind
-	}
 	msgs = slices.DeleteFunc(msgs, func(m rawnl.Message) bool {
 		loss, gone := lost(k, m, names, kinds)
 		if loss.Reason != "" {

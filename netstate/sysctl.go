@@ -1,6 +1,7 @@
 package netstate
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -78,10 +79,17 @@ type sysctlReader struct {
 	told  told
 	known map[string]map[string]deviceParam // what netlink tells by directory of [perDevice] and name
 	names map[string][]deviceParam          // what there is in such a directory of a device; it is the same for all devices
+	same  map[string]decoded                // what was told last in such a directory
 	last  struct {                          // where read looked last
 		prefix, dir string
 		told        []byte
 	}
+}
+
+// decoded is what netlink told of a device, with the values of its parameters; "" is one of which nothing was told.
+type decoded struct {
+	told   []byte
+	values []string
 }
 
 // The kernel clears a buffer of the size that a read asks for, which costs more than all the rest of it: nearly all
@@ -93,7 +101,7 @@ const (
 
 // newSysctlReader returns a reader that takes from t what it can. It changes t.
 func newSysctlReader(t told) *sysctlReader {
-	return &sysctlReader{told: t, known: map[string]map[string]deviceParam{}, names: map[string][]deviceParam{}}
+	return &sysctlReader{told: t, known: map[string]map[string]deviceParam{}, names: map[string][]deviceParam{}, same: map[string]decoded{}}
 }
 
 // knownIn returns what netlink tells in a directory of [perDevice], by name.
@@ -166,6 +174,9 @@ func (r *sysctlReader) namespace() ([]sysctlFile, error) {
 		if err != nil {
 			return fmt.Errorf("list sysctls: %w", err)
 		}
+		if device, ok := strings.CutSuffix(p, "/default/"); ok && slices.Contains(perDevice(), device) {
+			r.learn(device, entries)
+		}
 		at := int(dir.Fd())
 		for _, e := range entries {
 			name := e.Name()
@@ -197,8 +208,11 @@ func (r *sysctlReader) device(dev, dir string, visit func(name, value string)) {
 			unix.Close(at)
 		}
 	}()
-	for _, p := range r.paramsOf(dev, dir) {
-		v, ok := p.in(dir, told)
+	params := r.paramsOf(dev, dir)
+	values := r.decode(dir, params, told)
+	for i, p := range params {
+		v := values[i]
+		ok := v != ""
 		if !ok && at < 0 {
 			var err error
 			if at, err = unix.Open(sysctlRoot+"/"+dir+"/"+dev, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
@@ -224,9 +238,15 @@ func (r *sysctlReader) paramsOf(dev, dir string) []deviceParam {
 	if err != nil {
 		return nil
 	}
-	var params []deviceParam
+	return r.learn(dir, entries)
+}
+
+// learn notes the parameters that devices have in a directory of [perDevice]. Both protocols have the same ones for
+// neighbours.
+func (r *sysctlReader) learn(dir string, entries []os.DirEntry) []deviceParam {
+	params := make([]deviceParam, 0, len(entries))
 	for _, e := range entries {
-		if p, ok := r.knownIn(dir)[e.Name()]; !sysctlCarried(path.Join(dir, dev, e.Name())) {
+		if p, ok := r.knownIn(dir)[e.Name()]; !sysctlCarried(dir + "/x/" + e.Name()) {
 			continue
 		} else if ok {
 			params = append(params, p)
@@ -234,8 +254,27 @@ func (r *sysctlReader) paramsOf(dev, dir string) []deviceParam {
 			params = append(params, deviceParam{name: e.Name(), at: -1})
 		}
 	}
-	r.names[dir] = params
+	for _, other := range perDevice() {
+		if other == dir || path.Base(dir) == "neigh" && path.Base(other) == "neigh" {
+			r.names[other] = params
+		}
+	}
 	return params
+}
+
+// decode returns the values of parameters of which netlink told. It tells the same of most devices, so that the last
+// answer often serves again.
+func (r *sysctlReader) decode(dir string, params []deviceParam, told []byte) []string {
+	last := r.same[dir]
+	if len(last.values) == len(params) && bytes.Equal(last.told, told) {
+		return last.values
+	}
+	values := make([]string, len(params))
+	for i := range params {
+		values[i], _ = params[i].in(dir, told)
+	}
+	r.same[dir] = decoded{told, values}
+	return values
 }
 
 // isLinkMTU tells a device's IPv6 MTU, which starts as the link's and not as default's.

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -19,8 +20,9 @@ const headerLen = 4
 type conn struct {
 	n      *ns.NS
 	nl     *rawnl.Conn
-	id     uint16 // of the family in this kernel
-	family uint16 // of the family in this package
+	id     uint16           // of the family in this kernel
+	family uint16           // of the family in this package
+	links  map[int32]string // kinds of the namespace's links, by index
 }
 
 // message returns a request as a State holds it: with the family's number here instead of the kernel's.
@@ -108,31 +110,16 @@ func familyOf(m rawnl.Message) (name string, id uint16, ok bool) {
 	return rawnl.CString(rawnl.Get(m.Data[headerLen:], unix.CTRL_ATTR_FAMILY_NAME)), binary.NativeEndian.Uint16(b), true
 }
 
-// linksOf returns the indexes of the links of a kind in a namespace.
-func linksOf(ctx context.Context, n *ns.NS, kind string) ([]uint32, error) {
-	c, err := rawnl.Dial(n, unix.NETLINK_ROUTE)
-	if err != nil {
-		return nil, err
-	}
-	defer c.Close()
-	info := rawnl.AppendAttr(nil, unix.IFLA_INFO_KIND, append([]byte(kind), 0))
-	req := rawnl.Message{Type: unix.RTM_GETLINK, Data: make([]byte, unix.SizeofIfInfomsg)}
-	req.Data = rawnl.AppendAttr(req.Data, unix.IFLA_LINKINFO|unix.NLA_F_NESTED, info)
-	msgs, err := c.Dump(ctx, req)
-	if err != nil {
-		return nil, fmt.Errorf("list links of kind %s: %w", kind, err)
-	}
+// linksOf returns the indexes of the links of a kind, in order.
+func (c conn) linksOf(kind string) []uint32 {
 	var indexes []uint32
-	for _, m := range msgs {
-		if len(m.Data) < unix.SizeofIfInfomsg {
-			continue
-		}
-		got := rawnl.Get(rawnl.Get(m.Data[unix.SizeofIfInfomsg:], unix.IFLA_LINKINFO), unix.IFLA_INFO_KIND)
-		if rawnl.CString(got) == kind {
-			indexes = append(indexes, binary.NativeEndian.Uint32(m.Data[4:]))
+	for index, k := range c.links {
+		if k == kind {
+			indexes = append(indexes, uint32(index))
 		}
 	}
-	return indexes, nil
+	slices.Sort(indexes)
+	return indexes
 }
 
 func attrsOf(m rawnl.Message) []byte {

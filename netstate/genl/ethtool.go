@@ -95,18 +95,20 @@ func captureEthtool(ctx context.Context, c conn) ([]rawnl.Message, error) {
 	if err != nil {
 		return nil, fmt.Errorf("dump features: %w", err)
 	}
-	veths, err := linksOf(ctx, c.n, "veth")
-	if err != nil {
-		return nil, err
+	off, offVeth := make([]bool, len(names)), make([]bool, len(names))
+	for i, name := range names {
+		off[i], offVeth[i] = slices.Contains(usuallyOff(false), name), slices.Contains(usuallyOff(true), name)
 	}
 	var msgs []rawnl.Message
 	for _, attrs := range devices {
-		index := rawnl.Uint32(rawnl.Get(rawnl.Get(attrs, ethtoolHeader), headerIndex))
-		off := usuallyOff(slices.Contains(veths, index))
+		off := off
+		if c.kindOf(attrs) == "veth" {
+			off = offVeth
+		}
 		hw, wanted := bits(rawnl.Get(attrs, featuresHW)), bits(rawnl.Get(attrs, featuresWanted))
 		altered := false
-		for i, name := range names {
-			altered = altered || hw(i) && wanted(i) == slices.Contains(off, name)
+		for i := range names {
+			altered = altered || hw(i) && wanted(i) == off[i]
 		}
 		if altered {
 			msgs = append(msgs, c.message(ethtoolSetFeatures, deviceOf(attrs), nest(featuresWanted, features(names, hw, wanted))))
@@ -117,7 +119,7 @@ func captureEthtool(ctx context.Context, c conn) ([]rawnl.Message, error) {
 		return nil, fmt.Errorf("dump channels: %w", err)
 	}
 	for _, attrs := range channels {
-		if index := rawnl.Uint32(rawnl.Get(rawnl.Get(attrs, ethtoolHeader), headerIndex)); !slices.Contains(veths, index) {
+		if c.kindOf(attrs) != "veth" {
 			continue // those of tun follow from the files that are open; hardware stays with its host
 		}
 		var counts []byte
@@ -136,14 +138,15 @@ func captureEthtool(ctx context.Context, c conn) ([]rawnl.Message, error) {
 	return append(msgs, settings...), err
 }
 
+// kindOf returns the kind of the link that an answer is about.
+func (c conn) kindOf(attrs []byte) string {
+	return c.links[int32(rawnl.Uint32(rawnl.Get(rawnl.Get(attrs, ethtoolHeader), headerIndex)))]
+}
+
 // captureTun reads what tun and tap devices say of themselves, if it isn't what they say at first.
 func captureTun(ctx context.Context, c conn) ([]rawnl.Message, error) {
-	tuns, err := linksOf(ctx, c.n, "tun")
-	if err != nil {
-		return nil, err
-	}
 	var msgs []rawnl.Message
-	for _, index := range tuns {
+	for _, index := range c.linksOf("tun") {
 		for _, s := range []struct {
 			get, set byte
 			attrs    []uint16

@@ -57,28 +57,26 @@ type family struct {
 }
 
 // families lists the families in the order in which their objects are made.
-func families() []family {
-	return []family{ethtool(), wireguard(), mptcp(), fou(), seg6(), ioam6(), ipvs(), ila(), macsec(), l2tp(), tipc(), smc()}
-}
+var families = []family{ethtool(), wireguard(), mptcp(), fou(), seg6(), ioam6(), ipvs(), ila(), macsec(), l2tp(), tipc(), smc()}
 
 func lookup(number uint16) (family, bool) {
-	all := families()
-	if i := slices.IndexFunc(all, func(f family) bool { return f.number == number }); i >= 0 {
-		return all[i], true
+	if i := slices.IndexFunc(families, func(f family) bool { return f.number == number }); i >= 0 {
+		return families[i], true
 	}
 	return family{}, false
 }
 
-// Capture reads the objects of all families in a namespace. A family that the kernel hasn't loaded has none.
-func Capture(ctx context.Context, n *ns.NS) ([]rawnl.Message, error) {
-	msgs, err := capture(ctx, n)
+// Capture reads the objects of all families in a namespace. links has the kinds of the namespace's links by index. A
+// family that the kernel hasn't loaded has no objects.
+func Capture(ctx context.Context, n *ns.NS, links map[int32]string) ([]rawnl.Message, error) {
+	msgs, err := capture(ctx, n, links)
 	if err != nil {
 		return nil, fmt.Errorf("capture %w", err)
 	}
 	return msgs, nil
 }
 
-func capture(ctx context.Context, n *ns.NS) ([]rawnl.Message, error) {
+func capture(ctx context.Context, n *ns.NS, links map[int32]string) ([]rawnl.Message, error) {
 	nl, err := rawnl.Dial(n, unix.NETLINK_GENERIC)
 	if err != nil {
 		return nil, err
@@ -89,12 +87,12 @@ func capture(ctx context.Context, n *ns.NS) ([]rawnl.Message, error) {
 		return nil, err
 	}
 	var msgs []rawnl.Message
-	for _, f := range families() {
+	for _, f := range families {
 		id, ok := ids[f.name]
 		if !ok {
 			continue
 		}
-		some, err := f.capture(ctx, conn{n: n, nl: nl, id: id, family: f.number})
+		some, err := f.capture(ctx, conn{n: n, nl: nl, id: id, family: f.number, links: links})
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", f.word, err)
 		}
@@ -229,7 +227,7 @@ func lossOf(m rawnl.Message) string {
 // Families returns the words of the families that are known, as [Describe] begins with them.
 func Families() []string {
 	var words []string
-	for _, f := range families() {
+	for _, f := range families {
 		words = append(words, f.word)
 	}
 	return words

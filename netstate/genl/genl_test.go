@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"os"
 	"regexp"
@@ -83,7 +84,20 @@ func name(index int32) string { return fmt.Sprintf("if%d", index) }
 
 func capture(t *testing.T, n *ns.NS) []rawnl.Message {
 	t.Helper()
-	msgs, err := genl.Capture(t.Context(), n)
+	var list []struct {
+		Index int32 `json:"ifindex"`
+		Info  struct {
+			Kind string `json:"info_kind"`
+		} `json:"linkinfo"`
+	}
+	if err := json.Unmarshal([]byte(nstest.Run(t, n, "ip -d -j link show")), &list); err != nil {
+		t.Fatal(err)
+	}
+	links := map[int32]string{}
+	for _, l := range list {
+		links[l.Index] = l.Info.Kind
+	}
+	msgs, err := genl.Capture(t.Context(), n, links)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -78,12 +78,8 @@ func eachPeer(m rawnl.Message, fn func(rawnl.Attr) (rawnl.Attr, bool)) rawnl.Mes
 }
 
 func captureWireGuard(ctx context.Context, c conn) ([]rawnl.Message, error) {
-	links, err := linksOf(ctx, c.n, "wireguard")
-	if err != nil {
-		return nil, err
-	}
 	var msgs []rawnl.Message
-	for _, index := range links {
+	for _, index := range c.linksOf("wireguard") {
 		parts, err := c.dump(ctx, wgGet, attr(wgAttrIndex, u32(index)))
 		if err != nil {
 			return nil, fmt.Errorf("get link %d: %w", index, err)

@@ -251,13 +251,13 @@ func onThread(fn func() error) error {
 // andBack runs fn and brings the thread, to which the goroutine is locked, back into its network namespace. Where that
 // fails the thread stays locked: the goroutine ends so, and the runtime makes the thread end with it.
 func andBack(fn func() error) error {
-	home, err := Current()
+	home, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return fn()
 	}
-	defer home.Close()
+	defer unix.Close(home)
 	err = fn()
-	if unix.Setns(home.Fd(), unix.CLONE_NEWNET) == nil {
+	if unix.Setns(home, unix.CLONE_NEWNET) == nil {
 		runtime.UnlockOSThread()
 	}
 	return err
