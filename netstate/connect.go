@@ -8,7 +8,6 @@ import (
 	"math"
 	"slices"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -60,34 +59,6 @@ func (b *builder) connect(ctx context.Context) error {
 			if err := b.awaitPeers(ctx, peers); err != nil {
 				return err
 			}
-		}
-	}
-	return nil
-}
-
-// forwardingFor bounds the wait for the host's side of an uplink. It may be down on purpose, or for lack of a bridge that
-// is up.
-const forwardingFor = 50 * time.Millisecond
-
-// awaitPeers waits until the host has noticed that its side of the uplinks has a carrier: until then a bridge drops what
-// comes by it, without a word. To ask for a link has the kernel do that at once (see syncCarriers), else it takes a
-// moment.
-func (b *builder) awaitPeers(ctx context.Context, peers map[int32]int32) error {
-	deadline := time.Now().Add(forwardingFor)
-	for i := range b.s.uplinks {
-		u := &b.s.uplinks[i]
-		if !u.pair() || !u.Up && u.Link != nil {
-			continue
-		}
-		for {
-			l, _, err := b.host.link(ctx, peers[u.Index])
-			if err != nil {
-				return fmt.Errorf("uplink %s: host side: %w", u.Name, err)
-			}
-			if string(l.attr(unix.IFLA_OPERSTATE)) == operUp || time.Now().After(deadline) {
-				break
-			}
-			time.Sleep(time.Millisecond)
 		}
 	}
 	return nil

@@ -53,6 +53,7 @@ const (
 	protoDownReasonValue = 2
 
 	linkModeDormant = 1      // linux/if.h IF_LINK_MODE_DORMANT
+	operDormant     = "\x05" // IF_OPER_DORMANT
 	operUp          = "\x06" // IF_OPER_UP
 
 	rtaNHID            = 30 // linux/rtnetlink.h

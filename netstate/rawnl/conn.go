@@ -390,6 +390,37 @@ func (c *Conn) Queue(size int) error {
 	return nil
 }
 
+// Join has the kernel tell of what happens, by the messages of a multicast group, for [Conn.Drain].
+func (c *Conn) Join(group int) error {
+	if err := unix.SetsockoptInt(c.fd, unix.SOL_NETLINK, unix.NETLINK_ADD_MEMBERSHIP, group); err != nil {
+		return fmt.Errorf("join netlink group %d: %w", group, err)
+	}
+	return c.Queue(queueMin)
+}
+
+// queueMin is room for some events. Who waits for one looks at what it is about, not at what it says.
+const queueMin = 1 << 20
+
+// Await waits for a message that comes unasked, and reports whether one is there for [Conn.Drain]; false if the time was over
+// before.
+func (c *Conn) Await(ctx context.Context, deadline time.Time) (bool, error) {
+	const look = 100 * time.Millisecond // at the context
+	for {
+		wait := max(0, min(time.Until(deadline), look))
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(c.fd), Events: unix.POLLIN}}, int((wait+time.Millisecond-1)/time.Millisecond))
+		switch {
+		case err != nil && !errors.Is(err, unix.EINTR):
+			return false, fmt.Errorf("await netlink message: %w", err)
+		case n > 0:
+			return true, nil
+		case ctx.Err() != nil:
+			return false, context.Cause(ctx)
+		case !time.Now().Before(deadline):
+			return false, nil
+		}
+	}
+}
+
 // Drain calls each for every message that has come unasked, and does not wait for more. The message's data is valid
 // until each returns.
 func (c *Conn) Drain(each func(Message)) error {
