@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -91,7 +92,7 @@ func clearDeathSignal(dir, name string) error {
 	return rewrite(dir, name, []*criu_core.CoreEntry{core})
 }
 
-// hasField reports whether the first message of an image, like m, has a field: the path leads to it through messages in
+// hasField reports whether a message of an image, which are like m, has a field: the path leads to it through messages in
 // it. The image is not decoded for that.
 func hasField(dir, name string, m proto.Message, path ...protoreflect.Name) (bool, error) {
 	im, err := openImage(dir, name)
@@ -99,19 +100,27 @@ func hasField(dir, name string, m proto.Message, path ...protoreflect.Name) (boo
 		return false, err
 	}
 	defer im.Close()
-	b, err := im.next()
-	if err != nil {
-		return false, im.wrap(noEOF(err))
-	}
-	d := m.ProtoReflect().Descriptor()
-	for _, step := range path {
-		f := d.Fields().ByName(step)
-		if b, err = fieldOf(b, f.Number()); err != nil || b == nil {
-			return false, err
+	for {
+		b, err := im.next()
+		if errors.Is(err, io.EOF) {
+			return false, nil
 		}
-		d = f.Message()
+		d := m.ProtoReflect().Descriptor()
+		for _, step := range path {
+			if err != nil || b == nil {
+				break
+			}
+			f := d.Fields().ByName(step)
+			b, err = fieldOf(b, f.Number())
+			d = f.Message()
+		}
+		switch {
+		case err != nil:
+			return false, im.wrap(err)
+		case b != nil:
+			return true, nil
+		}
 	}
-	return true, nil
 }
 
 // fieldOf returns the bytes of a field of a message, nil if there is none. A field that is split is told as malformed.
@@ -174,6 +183,10 @@ func detach(dir string, tasks []*pstree.PstreeEntry) error {
 // that for a timer that was switched off, and a restored one would never tick again.
 func rearm(dir string) error {
 	const name = "files.img"
+	// There may be thousands of connections, and few timers.
+	if has, err := hasField(dir, name, new(fdinfo.FileEntry), "tfd"); err == nil && !has {
+		return nil
+	}
 	files, err := decode[fdinfo.FileEntry](dir, name, nil)
 	if err != nil {
 		return err

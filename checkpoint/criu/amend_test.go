@@ -7,6 +7,9 @@ import (
 	"testing"
 
 	criu_core "github.com/checkpoint-restore/go-criu/v8/crit/images/criu-core"
+	"github.com/checkpoint-restore/go-criu/v8/crit/images/fdinfo"
+	"github.com/checkpoint-restore/go-criu/v8/crit/images/fown"
+	"github.com/checkpoint-restore/go-criu/v8/crit/images/timerfd"
 	"google.golang.org/protobuf/proto"
 )
 
@@ -44,6 +47,57 @@ func TestClearDeathSignal(t *testing.T) {
 	}
 	if err := clearDeathSignal(t.TempDir(), name); err != nil {
 		t.Errorf("a zombie: %v", err)
+	}
+}
+
+// A periodic timer that has expired goes on, wherever it stands among the files of the image.
+func TestRearm(t *testing.T) {
+	const name = "files.img"
+	write := func(files ...*fdinfo.FileEntry) (dir string) {
+		b := binary.LittleEndian.AppendUint32(nil, magicCommon)
+		b = binary.LittleEndian.AppendUint32(b, 1) // of some kind
+		for i, f := range files {
+			f.Type, f.Id = fdinfo.FdTypes_REG.Enum(), new(uint32(i))
+			body, err := proto.Marshal(f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			b = binary.LittleEndian.AppendUint32(b, uint32(len(body)))
+			b = append(b, body...)
+		}
+		dir = t.TempDir()
+		if err := os.WriteFile(filepath.Join(dir, name), b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return dir
+	}
+	timer := &timerfd.TimerfdEntry{
+		Id: new(uint32(1)), Flags: new(uint32(0)), Fown: &fown.FownEntry{Uid: new(uint32(0)), Euid: new(uint32(0)), Signum: new(uint32(0)), PidType: new(uint32(0)), Pid: new(uint32(0))},
+		Clockid: new(uint32(1)), Ticks: new(uint64(3)), SettimeFlags: new(uint32(0)),
+		Vsec: new(uint64(0)), Vnsec: new(uint64(0)), Isec: new(uint64(0)), Insec: new(uint64(500)),
+	}
+	dir := write(&fdinfo.FileEntry{}, &fdinfo.FileEntry{Tfd: timer}, &fdinfo.FileEntry{})
+	if err := rearm(dir); err != nil {
+		t.Fatal(err)
+	}
+	files, err := decode[fdinfo.FileEntry](dir, name, nil)
+	if err != nil || len(files) != 3 {
+		t.Fatalf("%d files, %v", len(files), err)
+	}
+	if got := files[1].GetTfd(); got.GetVsec() != 0 || got.GetVnsec() != 500 {
+		t.Errorf("the timer became %v", got)
+	}
+	if err := rearm(write(&fdinfo.FileEntry{})); err != nil {
+		t.Error(err)
+	}
+	if err := rearm(write()); err != nil {
+		t.Error(err)
+	}
+	if err := os.Truncate(filepath.Join(dir, name), 20); err != nil {
+		t.Fatal(err)
+	}
+	if err := rearm(dir); err == nil {
+		t.Error("an image that is cut off passes")
 	}
 }
 

@@ -20,6 +20,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nsmigrate/nsmigrate/checkpoint"
 	"github.com/nsmigrate/nsmigrate/transfer/handover"
 )
 
@@ -68,7 +69,8 @@ func sendImage(ctx context.Context, dir string, before map[string]bool, send han
 	return b.flush()
 }
 
-// early sends the files of connections while CRIU writes others: it writes each once, and a thousand of a thousand.
+// early sends the files of connections, and the options of their sockets, while CRIU writes others: they are written once, and
+// are a thousand of a thousand.
 type early struct {
 	dir   string
 	watch *os.File // inotify(7)
@@ -120,7 +122,8 @@ func (e *early) run(b *bundle) error {
 			file := string(bytes.TrimRight(rest[unix.SizeofInotifyEvent:size], "\x00"))
 			rest = rest[size:]
 			name := path.Join(e.dirs[id], file)
-			if ok, _ := path.Match("tcp-stream-*.img", file); !ok || e.sent[name] { // the pattern is well-formed
+			connection, _ := path.Match("tcp-stream-*.img", file) // the pattern is well-formed
+			if !connection && name != checkpoint.SocketsFile || e.sent[name] {
 				continue
 			}
 			if err := b.add(filepath.Join(e.dir, name), name); err != nil {

@@ -75,7 +75,7 @@ func TestImage(t *testing.T) {
 	}
 }
 
-// Files of connections travel when they are written, others don't, and none travels twice.
+// Files of connections and their sockets' options travel when they are written, others don't, and none travels twice.
 func TestImageEarly(t *testing.T) {
 	from, to := t.TempDir(), t.TempDir()
 	if err := os.Mkdir(filepath.Join(from, "checkpoint"), 0o700); err != nil {
@@ -86,7 +86,7 @@ func TestImageEarly(t *testing.T) {
 		defer func() { arrived <- struct{}{} }()
 		return storeImage(to, name, r)
 	}
-	e := sendEarly(t.Context(), from, []string{"checkpoint"}, send)
+	e := sendEarly(t.Context(), from, []string{".", "checkpoint"}, send)
 	want := make(map[string][]byte)
 	write := func(name string, data []byte) {
 		want[name] = data
@@ -94,6 +94,8 @@ func TestImageEarly(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	write("sockets.json", []byte("{}"))
+	write("other.json", []byte("{}"))
 	write("checkpoint/core-1.img", []byte("core"))
 	write("checkpoint/tcp-stream-1.img", bytes.Repeat([]byte{1}, soon))
 	write("checkpoint/tcp-stream-2.img", []byte("two"))
@@ -102,7 +104,7 @@ func TestImageEarly(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !before["checkpoint/tcp-stream-1.img"] || before["checkpoint/core-1.img"] {
+	if !before["checkpoint/tcp-stream-1.img"] || !before["sockets.json"] || before["checkpoint/core-1.img"] || before["other.json"] {
 		t.Errorf("sent early: %v", before)
 	}
 	if err := sendImage(t.Context(), from, before, send); err != nil {

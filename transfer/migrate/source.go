@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"path"
 
 	"github.com/nsmigrate/nsmigrate/checkpoint"
 	"github.com/nsmigrate/nsmigrate/netstate"
@@ -110,7 +111,7 @@ func (s *Source) Precopy(ctx context.Context, wants json.RawMessage, send handov
 // Freeze implements [handover.Service].
 func (s *Source) Freeze(ctx context.Context, send handover.SendEntry) (json.RawMessage, error) {
 	s.frozen, s.turn.next = true, send
-	var dirs []string
+	dirs := []string{path.Dir(checkpoint.SocketsFile)}
 	for _, t := range s.service.Manifest().Trees {
 		dirs = append(dirs, t.Dir)
 	}
