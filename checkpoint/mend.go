@@ -80,7 +80,7 @@ func (t *tree) mendStopped(running error, car *sidecar.Sidecar) error {
 		errs = append(errs, t.letGo())
 	}
 	if car != nil {
-		_, err := car.Apply(context.Background(), t.index, func(pid int) int { return pids[pid] })
+		_, err := car.Apply(context.Background(), t.index, func(pid int) int { return pids[pid] }, nil)
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)

@@ -124,7 +124,7 @@ func (r *Record) GoLive(ctx context.Context, state *netstate.State, uplinks map[
 	if err := announcer.Send(); err != nil {
 		return err
 	}
-	if err := r.goOn(); err != nil {
+	if err := r.goOn(sockets.Nudge); err != nil {
 		return err
 	}
 	if err := r.Settle(); err != nil {
@@ -133,14 +133,14 @@ func (r *Record) GoLive(ctx context.Context, state *netstate.State, uplinks map[
 	return announcer.Repeat(ctx)
 }
 
-// goOn lets the processes of a complete service run. Each connection tells its peer first that it goes on: the peer
-// answers, which is what both wait for.
-func (r *Record) goOn() error {
+// goOn lets the processes of a complete service run. Each is nudged before, while it is stopped: its connections tell their
+// peers that they go on; the peers answer, which is what both wait for.
+func (r *Record) goOn(nudge func(pid int) error) error {
 	for _, id := range r.Processes {
 		if state, err := proc.Default.State(id.PID); err != nil || state != 'T' || !proc.Default.Alive(id) {
 			continue // it runs already, and would fail to read from a connection in repair mode
 		}
-		if err := sockets.Nudge(id.PID); err != nil && !errors.Is(err, unix.ESRCH) {
+		if err := nudge(id.PID); err != nil && !errors.Is(err, unix.ESRCH) {
 			return err
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/google/renameio/v2"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/nsmigrate/nsmigrate/checkpoint"
@@ -109,6 +110,7 @@ type Restoration struct {
 	ns       *ns.NS
 	lock     *lock.Lock
 	trees    []*tree
+	waiting  map[int][]int // connections that have something for their peers: descriptors by process, as this host sees it
 	announce *wire.Announcer
 
 	breakpoints criu.Breakpoints
@@ -225,6 +227,9 @@ func (r *Restoration) Restore(ctx context.Context, dir string, m *checkpoint.Man
 	if err := r.update(ctx, dir, m, state); err != nil {
 		return err
 	}
+	var opening errgroup.Group // beside criu, which uses one core
+	opening.Go(func() error { return r.openImage(dir) })
+	defer opening.Wait() //nolint:errcheck // waited for below, unless something else has failed before
 	r.clock.Phase("ask criu", false)
 	for _, t := range r.trees {
 		if err := t.request(ctx, r.report.TCPClose); err != nil {
@@ -241,6 +246,9 @@ func (r *Restoration) Restore(ctx context.Context, dir string, m *checkpoint.Man
 		}
 	}
 	r.clock.Phase("socket options", false)
+	if err := opening.Wait(); err != nil {
+		return err
+	}
 	if err := r.putBackOptions(ctx); err != nil {
 		return err
 	}
@@ -288,10 +296,7 @@ func (r *Restoration) update(ctx context.Context, dir string, m *checkpoint.Mani
 	for i, t := range r.trees {
 		t.facts = &m.Trees[i]
 	}
-	if err := r.awaitFiles(); err != nil {
-		return err
-	}
-	return r.openImage(dir)
+	return r.awaitFiles()
 }
 
 // updateNamespace brings the namespace to a state. It may have to be built anew for that, which takes the service longer.
@@ -360,6 +365,7 @@ func (r *Restoration) finishTrees() error {
 
 // putBackOptions sets what CRIU lost on the sockets. What can't be set is told, not fatal.
 func (r *Restoration) putBackOptions(ctx context.Context) error {
+	r.waiting = make(map[int][]int)
 	for _, t := range r.trees {
 		pids, err := t.pids(r.ns.Inode())
 		if err != nil {
@@ -367,12 +373,15 @@ func (r *Restoration) putBackOptions(ctx context.Context) error {
 		}
 		t.hostPID = pids
 		r.report.PIDs = append(r.report.PIDs, pids[t.facts.Root])
-		notes, err := r.car.Apply(ctx, t.index, func(pid int) int { return pids[pid] })
+		found, err := r.car.Apply(ctx, t.index, func(pid int) int { return pids[pid] }, r.freshTCP)
 		if err != nil {
 			return err
 		}
-		for _, n := range notes {
+		for _, n := range found.Notes {
 			r.tell("%s", n)
+		}
+		for pid, fds := range found.Waiting {
+			r.waiting[pids[pid]] = fds
 		}
 		for _, e := range t.facts.Externals {
 			if e.Kind != checkpoint.KindDatagram {
@@ -384,6 +393,15 @@ func (r *Restoration) putBackOptions(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// freshTCP makes a TCP socket in the service's namespace.
+func (r *Restoration) freshTCP(family int) (fd int, err error) {
+	err = r.ns.Do(func() error {
+		fd, err = unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, unix.IPPROTO_TCP)
+		return err
+	})
+	return fd, err
 }
 
 // writePIDFile writes the pid file while a failure to do so can still be undone.
@@ -422,7 +440,7 @@ func (r *Restoration) GoLive(ctx context.Context) error {
 		return err
 	}
 	announced()
-	return r.record.goOn()
+	return r.record.goOn(func(pid int) error { return sockets.NudgeSome(pid, r.waiting[pid]) })
 }
 
 // Deliver gives the live service what reached it on the host that it came from, while it stood still.

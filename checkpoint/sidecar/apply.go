@@ -35,6 +35,14 @@ func (n Note) String() string {
 	return fmt.Sprintf("%s=%s of %s: %s", n.Option, n.Value, object, n.Reason)
 }
 
+// Outcome is what [Sidecar.Apply] has found.
+type Outcome struct {
+	Notes []Note
+	// Waiting are descriptors of connections, by process in the tree's own pid namespace, that have something for their peers
+	// which those have not acknowledged, or were not ready to take.
+	Waiting map[int][]int
+}
+
 // Apply puts the options of one tree's sockets back: it reads each and sets those that differ. pidOf
 // translates a pid of the tree's own pid namespace into that of this process; 0 means it is unknown. The
 // right moment is when CRIU has rebuilt all and nothing runs yet (its post-restore hook).
@@ -43,8 +51,12 @@ func (n Note) String() string {
 // because the size was computed before the peer's limit was put back. Setting IP_OPTIONS, to what they are,
 // computes it anew (inet_connection_sock.icsk_sync_mss; do_ip_setsockopt in net/ipv4/ip_sockglue.c).
 //
-// Every socket is tried. What could not be set is returned as notes; the error is that of the context.
-func (s *Sidecar) Apply(ctx context.Context, tree int, pidOf func(pid int) int) ([]Note, error) {
+// Of thousands of connections most have most of the kernel's defaults. fresh makes a TCP socket of a family that has them, in
+// the sockets' namespace: what such a one has, and the first connection with the same options too, is not looked at on the
+// others. fresh may be nil.
+//
+// Every socket is tried. What could not be set is told; the error is that of the context.
+func (s *Sidecar) Apply(ctx context.Context, tree int, pidOf func(pid int) int, fresh func(family int) (int, error)) (*Outcome, error) {
 	var mine []*Socket
 	for i := range s.Sockets {
 		if s.Sockets[i].Tree == tree {
@@ -52,18 +64,22 @@ func (s *Sidecar) Apply(ctx context.Context, tree int, pidOf func(pid int) int) 
 		}
 	}
 	var mu sync.Mutex
-	var notes []Note
+	all := &Outcome{Waiting: make(map[int][]int)}
 	err := sockets.Share(mine, func(some []*Socket) error {
-		a := applier{settings: make(map[profileKey][]setting), table: options(), car: s}
+		a := applier{settings: make(map[profileKey][]setting), defaults: make(map[int][][]byte), table: options(), car: s, fresh: fresh}
+		a.Waiting = make(map[int][]int)
 		err := a.apply(ctx, some, pidOf)
 		mu.Lock()
 		defer mu.Unlock()
-		for _, n := range a.notes {
-			notes = addNote(notes, n)
+		for _, n := range a.Notes {
+			all.Notes = addNote(all.Notes, n)
+		}
+		for pid, fds := range a.Waiting {
+			all.Waiting[pid] = append(all.Waiting[pid], fds...)
 		}
 		return err
 	})
-	return notes, err
+	return all, err
 }
 
 // apply puts the options of some sockets back.
@@ -123,10 +139,12 @@ type profileKey struct {
 }
 
 type applier struct {
+	Outcome
 	car      *Sidecar
 	table    []option
 	settings map[profileKey][]setting
-	notes    []Note
+	fresh    func(family int) (int, error)
+	defaults map[int][][]byte // of a TCP socket, by family and as in the table; nil if they are not known
 	buf      [64]byte
 }
 
@@ -135,7 +153,7 @@ func (a *applier) note(k *Socket, option string, v Value, err error) {
 	if option != "" {
 		n.Value = v.String()
 	}
-	a.notes = addNote(a.notes, n)
+	a.Notes = addNote(a.Notes, n)
 }
 
 // addNote adds a note to others, and to the number of one that says the same.
@@ -149,14 +167,13 @@ func addNote(notes []Note, n Note) []Note {
 	return append(notes, n)
 }
 
-// of returns the settings of a socket, worked out once for all that are alike.
-func (a *applier) of(k *Socket) []setting {
+// of returns the settings of a socket, worked out once for all that are alike; first says that this is the first of them.
+func (a *applier) of(k *Socket) (key profileKey, list []setting, first bool) {
 	class := classOf(k)
-	key := profileKey{k.Profile, class, k.Family}
+	key = profileKey{k.Profile, class, k.Family}
 	if list, ok := a.settings[key]; ok {
-		return list
+		return key, list, false
 	}
-	var list []setting
 	for i := range a.table {
 		o := &a.table[i]
 		v, ok := a.car.Profiles[k.Profile][o.name]
@@ -175,33 +192,89 @@ func (a *applier) of(k *Socket) []setting {
 		}
 	}
 	a.settings[key] = list
-	return list
+	return key, list, true
+}
+
+// usual reports whether the kernel gives every TCP socket the wanted value.
+func (a *applier) usual(s setting, family int) bool {
+	if a.fresh == nil {
+		return false
+	}
+	values, ok := a.defaults[family]
+	if !ok {
+		if fd, err := a.fresh(family); err == nil {
+			values = a.read(fd, family)
+			unix.Close(fd)
+		}
+		a.defaults[family] = values
+	}
+	for i, b := range values {
+		if a.table[i].name == s.name {
+			return b != nil && same(s, b)
+		}
+	}
+	return false
+}
+
+// read returns the values of a connection's options, in the order of the table; nil stands for one that it does not have.
+func (a *applier) read(fd, family int) [][]byte {
+	values := make([][]byte, len(a.table))
+	for i := range a.table {
+		if o := &a.table[i]; o.applies(tcpConn, family) {
+			if n, err := getsockopt(fd, o.level, o.number, a.buf[:o.size()]); err == nil {
+				values[i] = append([]byte{}, a.buf[:n]...)
+			}
+		}
+	}
+	return values
 }
 
 func (a *applier) socket(fd int, k *Socket) {
 	connected := classOf(k) == tcpConn
-	for _, s := range a.of(k) {
-		n, err := getsockopt(fd, s.level, s.number, a.buf[:s.size()])
-		if err == nil {
-			if same(s, a.buf[:n]) && !(connected && s.kind == blob) {
-				continue
-			}
-			if s.isReuseAddr() && a.buf[0] == forceReuse {
-				continue
-			}
-			err = setsockopt(fd, s.level, s.number, s.want)
-		}
-		if err != nil {
-			v, _ := s.decode(s.want)
-			a.note(k, s.name, v, err)
+	key, list, first := a.of(k)
+	var others []setting // that the next connections like this one have to be asked for
+	for _, s := range list {
+		had := a.set(fd, k, s, connected)
+		if first && (!had || s.each() || !a.usual(s, k.Family)) {
+			others = append(others, s)
 		}
 	}
-	if connected && k.MSS > 0 {
-		// Restored as closed, it sends nothing any more.
-		if state, mss, err := tcpState(fd); err == nil && sockets.State(state) != sockets.Close && int(mss) < k.MSS {
-			a.note(k, "TCP_MAXSEG", Value{Num: int64(k.MSS)}, fmt.Errorf("the connection sends %d bytes a segment", mss))
+	if !connected {
+		return
+	}
+	if first {
+		a.settings[key] = others
+	}
+	info, err := tcpInfo(fd)
+	if err != nil || sockets.State(info.State) == sockets.Close { // restored as closed, it sends nothing any more
+		return
+	}
+	if mss := int(info.Snd_mss); mss < k.MSS {
+		a.note(k, "TCP_MAXSEG", Value{Num: int64(k.MSS)}, fmt.Errorf("the connection sends %d bytes a segment", mss))
+	}
+	if info.Unacked > 0 || info.Notsent_bytes > 0 || info.Snd_wnd == 0 {
+		a.Waiting[k.PID] = append(a.Waiting[k.PID], k.FD)
+	}
+}
+
+// set gives an option of a socket the wanted value, and reports whether it had it before.
+func (a *applier) set(fd int, k *Socket, s setting, connected bool) (had bool) {
+	var err error
+	if !connected || s.kind != blob { // which is set in any case
+		var n int
+		n, err = getsockopt(fd, s.level, s.number, a.buf[:s.size()])
+		if err == nil && (same(s, a.buf[:n]) || s.isReuseAddr() && a.buf[0] == forceReuse) {
+			return true
 		}
 	}
+	if err == nil {
+		err = setsockopt(fd, s.level, s.number, s.want)
+	}
+	if err != nil {
+		v, _ := s.decode(s.want)
+		a.note(k, s.name, v, err)
+	}
+	return false
 }
 
 // same reports whether the kernel's value is the wanted one; a text ends at its first NUL.

@@ -141,13 +141,13 @@ func (c *capturer) socket(fd int, s *Socket) bool {
 		*q.into = v
 	}
 	if s.Type == unix.SOCK_STREAM && s.Protocol == unix.IPPROTO_TCP {
-		state, mss, err := tcpState(fd)
+		info, err := tcpInfo(fd)
 		if err != nil {
 			return false
 		}
-		s.State = sockets.State(state)
+		s.State = sockets.State(info.State)
 		if s.State != sockets.Listen && s.State != sockets.Close {
-			s.MSS = int(mss)
+			s.MSS = int(info.Snd_mss)
 		}
 	}
 	class := classOf(s)

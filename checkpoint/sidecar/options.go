@@ -188,6 +188,18 @@ func (o *option) isReuseAddr() bool {
 	return o.level == unix.SOL_SOCKET && o.number == unix.SO_REUSEADDR
 }
 
+// each reports whether a restored connection's value has to be looked at even if the kernel's default is wanted: CRIU, or the
+// connection itself, gives it another one.
+func (o *option) each() bool {
+	switch o.level {
+	case unix.SOL_SOCKET:
+		return o.isReuseAddr() || o.number == unix.SO_REUSEPORT || o.number == unix.SO_PRIORITY // which IP_TOS sets
+	case unix.IPPROTO_TCP:
+		return o.number == unix.TCP_WINDOW_CLAMP
+	}
+	return o.kind == blob
+}
+
 // size is how much room a value needs.
 func (o *option) size() int { return [...]int{num32: 4, num64: 8, text: 16, blob: 40}[o.kind] }
 

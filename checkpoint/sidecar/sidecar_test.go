@@ -2,6 +2,7 @@ package sidecar
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -191,9 +192,9 @@ func TestRoundTrip(t *testing.T) {
 
 			to := open(t, n, tt.family, tt.typ, tt.protocol)
 			car.Sockets[0].FD = to
-			notes, err := car.Apply(context.Background(), 0, func(pid int) int { return pid })
-			if err != nil || len(notes) > 0 {
-				t.Fatalf("apply: %v, %v", err, notes)
+			found, err := car.Apply(context.Background(), 0, func(pid int) int { return pid }, nil)
+			if err != nil || len(found.Notes) > 0 {
+				t.Fatalf("apply: %v, %v", err, found.Notes)
 			}
 			again := capture(t, to)
 			if got := again.Profiles[again.Sockets[0].Profile]; !reflect.DeepEqual(got, want) {
@@ -252,12 +253,12 @@ func TestSegmentSize(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			fd := repaired(t, n, tt.addr, tt.peer)
-			_, before, err := tcpState(fd)
+			before, err := tcpInfo(fd)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if before != tt.broken {
-				t.Errorf("segment size before is %d, not %d: the defect has changed", before, tt.broken)
+			if before.Snd_mss != tt.broken {
+				t.Errorf("segment size before is %d, not %d: the defect has changed", before.Snd_mss, tt.broken)
 			}
 			car := capture(t, fd)
 			profile := car.Profiles[car.Sockets[0].Profile]
@@ -267,16 +268,16 @@ func TestSegmentSize(t *testing.T) {
 			profile["SO_REUSEADDR"] = Value{Num: 0}
 			profile["TCP_WINDOW_CLAMP"] = Value{Num: 65535}
 			car.Sockets[0].MSS = int(tt.want)
-			notes, err := car.Apply(context.Background(), 0, func(pid int) int { return pid })
-			if err != nil || len(notes) > 0 {
-				t.Fatalf("apply: %v, %v", err, notes)
+			found, err := car.Apply(context.Background(), 0, func(pid int) int { return pid }, nil)
+			if err != nil || len(found.Notes) > 0 {
+				t.Fatalf("apply: %v, %v", err, found.Notes)
 			}
-			_, after, err := tcpState(fd)
+			after, err := tcpInfo(fd)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if after != tt.want {
-				t.Errorf("segment size is %d, want %d", after, tt.want)
+			if after.Snd_mss != tt.want {
+				t.Errorf("segment size is %d, want %d", after.Snd_mss, tt.want)
 			}
 			if v := getInt(t, fd, unix.IPPROTO_TCP, unix.TCP_WINDOW_CLAMP); v != 65535 {
 				t.Errorf("window clamp is %d", v)
@@ -303,16 +304,16 @@ func TestIPOptions(t *testing.T) {
 	car := capture(t, from)
 	to := repaired(t, n, "192.0.2.10:80", 1460)
 	car.Sockets[0].FD = to
-	notes, err := car.Apply(context.Background(), 0, func(pid int) int { return pid })
-	if err != nil || len(notes) > 0 {
-		t.Fatalf("apply: %v, %v", err, notes)
+	found, err := car.Apply(context.Background(), 0, func(pid int) int { return pid }, nil)
+	if err != nil || len(found.Notes) > 0 {
+		t.Fatalf("apply: %v, %v", err, found.Notes)
 	}
 	var got [40]byte
 	if n, err := getsockopt(to, unix.IPPROTO_IP, unix.IP_OPTIONS, got[:]); err != nil || !slices.Equal(got[:n], nops) {
 		t.Errorf("IP_OPTIONS %v, %v", got[:n], err)
 	}
-	if _, mss, _ := tcpState(to); mss != 1444 {
-		t.Errorf("segment size %d, want 1444", mss)
+	if info, _ := tcpInfo(to); info.Snd_mss != 1444 {
+		t.Errorf("segment size %d, want 1444", info.Snd_mss)
 	}
 }
 
@@ -344,12 +345,12 @@ func TestNotes(t *testing.T) {
 	gone.FD = 1 << 20
 	s.Profile, gone.Profile = 0, 0
 	car = &Sidecar{Version: Version, Profiles: []Profile{p}, Sockets: []Socket{gone, gone, s}}
-	notes, err := car.Apply(context.Background(), 0, func(pid int) int { return pid })
+	outcome, err := car.Apply(context.Background(), 0, func(pid int) int { return pid }, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	var got []string
-	for _, n := range notes {
+	for _, n := range outcome.Notes {
 		got = append(got, n.String())
 	}
 	want := []string{
@@ -361,6 +362,59 @@ func TestNotes(t *testing.T) {
 	}
 	if v := getInt(t, fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT); v != 1234 {
 		t.Errorf("TCP_USER_TIMEOUT is %d", v)
+	}
+}
+
+// Of connections that are alike the first is looked at whole and the others where they may differ; those with something for
+// their peers are told.
+func TestAlike(t *testing.T) {
+	n := newNS(t, "link set lo up")
+	listener := open(t, n, unix.AF_INET, unix.SOCK_STREAM, 0)
+	addr := &unix.SockaddrInet4{Port: 7000, Addr: [4]byte{127, 0, 0, 1}}
+	if err := errors.Join(unix.Bind(listener, addr), unix.Listen(listener, 16)); err != nil {
+		t.Fatal(err)
+	}
+	connect := func() int {
+		fd := open(t, n, unix.AF_INET, unix.SOCK_STREAM, 0)
+		if err := unix.Connect(fd, addr); err != nil {
+			t.Fatal(err)
+		}
+		return fd
+	}
+	from := connect()
+	setInt(t, from, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, 4321)
+	car := capture(t, from)
+	model := car.Sockets[0]
+	car.Sockets = nil
+	for range 4 {
+		model.FD = connect()
+		car.Sockets = append(car.Sockets, model)
+	}
+	setInt(t, car.Sockets[1].FD, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1)
+	setInt(t, car.Sockets[2].FD, unix.SOL_SOCKET, unix.SO_PRIORITY, 5)
+	setInt(t, car.Sockets[3].FD, unix.IPPROTO_TCP, unix.TCP_WINDOW_CLAMP, 5000)
+	full := car.Sockets[2].FD
+	if err := unix.SetNonblock(full, true); err != nil {
+		t.Fatal(err)
+	}
+	for err := error(nil); err == nil; { // nobody reads
+		_, err = unix.Write(full, make([]byte, 1<<16))
+	}
+	found, err := car.Apply(context.Background(), 0, func(pid int) int { return pid }, func(family int) (int, error) {
+		return unix.Dup(open(t, n, family, unix.SOCK_STREAM, 0))
+	})
+	if err != nil || len(found.Notes) > 0 {
+		t.Fatalf("apply: %v, %v", err, found.Notes)
+	}
+	want := car.Profiles[model.Profile]
+	for i, k := range car.Sockets {
+		again := capture(t, k.FD)
+		if got := again.Profiles[again.Sockets[0].Profile]; !reflect.DeepEqual(got, want) {
+			t.Errorf("connection %d has %v, want %v", i, got, want)
+		}
+	}
+	if len(found.Waiting) != 1 || !slices.Equal(found.Waiting[model.PID], []int{full}) {
+		t.Errorf("waiting: %v, want descriptor %d", found.Waiting, full)
 	}
 }
 
@@ -414,8 +468,8 @@ func BenchmarkThousand(b *testing.B) {
 	})
 	b.Run("apply", func(b *testing.B) {
 		for b.Loop() {
-			if notes, err := car.Apply(context.Background(), 0, func(pid int) int { return pid }); err != nil || len(notes) > 0 {
-				b.Fatal(notes, err)
+			if found, err := car.Apply(context.Background(), 0, func(pid int) int { return pid }, nil); err != nil || len(found.Notes) > 0 {
+				b.Fatal(found, err)
 			}
 		}
 	})
@@ -465,9 +519,9 @@ func TestClosed(t *testing.T) {
 	car.Sockets[0].MSS = 1448
 	to := open(t, n, unix.AF_INET, unix.SOCK_STREAM, 0)
 	car.Sockets[0].FD = to
-	notes, err := car.Apply(context.Background(), 0, func(pid int) int { return pid })
-	if err != nil || len(notes) > 0 {
-		t.Fatalf("apply: %v, %v", err, notes)
+	found, err := car.Apply(context.Background(), 0, func(pid int) int { return pid }, nil)
+	if err != nil || len(found.Notes) > 0 {
+		t.Fatalf("apply: %v, %v", err, found.Notes)
 	}
 	if v := getInt(t, to, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT); v != 4321 {
 		t.Errorf("TCP_USER_TIMEOUT is %d", v)

@@ -27,12 +27,9 @@ func setsockopt(fd, level, name int, b []byte) error {
 	return nil
 }
 
-// tcpState reads the state and the sender's segment size of a TCP socket: the first byte and the u32 at 16
-// of struct tcp_info (linux/tcp.h).
-func tcpState(fd int) (state uint8, mss uint32, err error) {
-	var info [20]byte
-	if _, err := getsockopt(fd, unix.IPPROTO_TCP, unix.TCP_INFO, info[:]); err != nil {
-		return 0, 0, err
-	}
-	return info[0], *(*uint32)(unsafe.Pointer(&info[16])), nil
+// tcpInfo reads the state of a TCP socket. Of an old kernel the last fields are 0.
+func tcpInfo(fd int) (info unix.TCPInfo, err error) {
+	b := unsafe.Slice((*byte)(unsafe.Pointer(&info)), unsafe.Sizeof(info))
+	_, err = getsockopt(fd, unix.IPPROTO_TCP, unix.TCP_INFO, b)
+	return info, err
 }

@@ -24,7 +24,16 @@ func Nudge(pid int) error {
 	if err != nil {
 		return err
 	}
-	if len(held) == 0 {
+	once := make(map[uint64]int, len(held)) // descriptors by inode
+	for fd, inode := range held {
+		once[inode] = fd
+	}
+	return NudgeSome(pid, slices.Collect(maps.Values(once)))
+}
+
+// NudgeSome is [Nudge] for some descriptors of a process.
+func NudgeSome(pid int, fds []int) error {
+	if len(fds) == 0 {
 		return nil
 	}
 	lender, err := OpenLender(pid)
@@ -32,11 +41,7 @@ func Nudge(pid int) error {
 		return err
 	}
 	defer lender.Close()
-	once := make(map[uint64]int, len(held)) // descriptors by inode
-	for fd, inode := range held {
-		once[inode] = fd
-	}
-	return Share(slices.Collect(maps.Values(once)), func(fds []int) error {
+	return Share(fds, func(fds []int) error {
 		for _, fd := range fds {
 			own, err := lender.Borrow(fd)
 			if err != nil {
