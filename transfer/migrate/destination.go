@@ -41,11 +41,12 @@ type Destination struct {
 	state    *netstate.State
 	restore  *restore.Restoration
 	restored restored
+	memory   *checkpoint.Memory // where the images are, if they are not in the directory of ours
 }
 
 // restored is what another process has to know of the destination.
 type restored struct {
-	Images  string                           `json:"images,omitempty"` // directory of ours
+	Images  string                           `json:"images,omitempty"` // directory of ours, where they are or beside which
 	Uplinks map[string]netstate.UplinkTarget `json:"uplinks,omitempty"`
 	Record  *restore.Record                  `json:"record,omitempty"`
 	OnLive  string                           `json:"on_live,omitempty"` // to be run yet
@@ -75,7 +76,15 @@ func (d *Destination) Store(ctx context.Context, name string, size int64, r io.R
 	if ok, err := d.storeFiles(ctx, name, r); ok {
 		return err
 	}
-	return storeImage(d.restored.Images, name, r)
+	return storeImage(d.images(), name, r)
+}
+
+// images is where the images are. Nobody but this process has a use for them.
+func (d *Destination) images() string {
+	if d.memory != nil {
+		return d.memory.Path()
+	}
+	return d.restored.Images
 }
 
 // Check implements [handover.Host].
@@ -177,8 +186,9 @@ func (d *Destination) Build(ctx context.Context) error {
 		return err
 	}
 	d.offered = nil
+	d.memory = checkpoint.NewMemory(dir)
 	for i := range d.manifest.Trees {
-		if err := os.MkdirAll(filepath.Join(dir, d.manifest.Trees[i].Dir), 0o700); err != nil {
+		if err := os.MkdirAll(filepath.Join(d.images(), d.manifest.Trees[i].Dir), 0o700); err != nil {
 			return err
 		}
 	}
@@ -187,7 +197,7 @@ func (d *Destination) Build(ctx context.Context) error {
 			return err
 		}
 	}
-	return d.restore.Build(ctx, dir)
+	return d.restore.Build(ctx, d.images())
 }
 
 // Prepare implements [handover.Host].
@@ -200,7 +210,7 @@ func (d *Destination) Prepare(ctx context.Context, final json.RawMessage) error 
 		return fmt.Errorf("the last manifest is malformed: %w", err)
 	}
 	// The disk of the images is not that of the journal, which is for the process that may have to let the service live.
-	delta, err := os.ReadFile(filepath.Join(d.restored.Images, deltaFile))
+	delta, err := os.ReadFile(filepath.Join(d.images(), deltaFile))
 	if err != nil {
 		return err
 	}
@@ -214,7 +224,7 @@ func (d *Destination) Prepare(ctx context.Context, final json.RawMessage) error 
 	if err != nil {
 		return err
 	}
-	err = d.restore.Restore(ctx, d.restored.Images, m, d.state)
+	err = d.restore.Restore(ctx, d.images(), m, d.state)
 	return errors.Join(err, <-flushed)
 }
 
@@ -332,6 +342,10 @@ func (d *Destination) where() (name string, pid int) {
 }
 
 func (d *Destination) removeImages() error {
+	if d.memory != nil {
+		d.memory.Close() //nolint:errcheck // a directory
+		d.memory = nil
+	}
 	if d.restored.Images == "" {
 		return nil
 	}
@@ -346,6 +360,10 @@ func (d *Destination) Close() {
 	}
 	if d.files != nil {
 		d.files.Close() //nolint:errcheck // directories
+	}
+	if d.memory != nil {
+		d.memory.Close() //nolint:errcheck // a directory
+		d.memory = nil
 	}
 }
 

@@ -21,7 +21,7 @@
 //	4       4     sequence number: frames of this side before this one, modulo 2^32
 //	8       4     length of the payload
 //	12      4     length of the payload when it is unpacked
-//	16      4     CRC-32C of the payload
+//	16      4     checksum of the payload: of a data frame the low 32 bits of its XXH3 of 128 bits, else CRC-32C
 //	20      4     CRC-32C of the 20 bytes before
 //	24            payload
 //

@@ -14,7 +14,7 @@ import (
 
 // The version of the protocol that this package speaks.
 const (
-	Major = 2
+	Major = 3
 	Minor = 0
 )
 
@@ -57,6 +57,9 @@ const (
 type digest [16]byte
 
 func digestOf(data []byte) digest { return xxh3.Hash128(data).Bytes() }
+
+// sum is the checksum of a data frame whose payload has the digest.
+func (d digest) sum() uint32 { return binary.BigEndian.Uint32(d[12:]) }
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 

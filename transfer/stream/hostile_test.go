@@ -210,11 +210,19 @@ func TestOrder(t *testing.T) {
 	}
 }
 
+// checksum of the payload of a frame.
+func checksum(k kind, payload []byte) uint32 {
+	if k == kindData {
+		return digestOf(payload).sum()
+	}
+	return crc32.Checksum(payload, castagnoli)
+}
+
 // forge makes a frame that is right in form.
 func forge(sequence uint32, k kind, payload string) []byte {
 	h := header{
 		kind: k, sequence: sequence, length: uint32(len(payload)), unpacked: uint32(len(payload)),
-		sum: crc32.Checksum([]byte(payload), castagnoli),
+		sum: checksum(k, []byte(payload)),
 	}
 	return h.with(payload)
 }
@@ -233,7 +241,7 @@ func entry(size string, name string) string { return strings.Repeat(size, 8) + n
 func TestHostile(t *testing.T) {
 	const unknown, known = "\xff", "\x00"
 	end := strings.Repeat("\x00", endSize)
-	sum := func(p string) uint32 { return crc32.Checksum([]byte(p), castagnoli) }
+	sum := func(p string) uint32 { return checksum(kindData, []byte(p)) }
 	for _, test := range []struct {
 		name   string
 		frames [][]byte
@@ -317,7 +325,7 @@ func reserved() []byte {
 
 // sign makes the checksums of a frame right.
 func sign(header, payload []byte) {
-	binary.BigEndian.PutUint32(header[16:], crc32.Checksum(payload, castagnoli))
+	binary.BigEndian.PutUint32(header[16:], checksum(kind(header[0]), payload))
 	binary.BigEndian.PutUint32(header[20:], crc32.Checksum(header[:20], castagnoli))
 }
 
@@ -346,7 +354,7 @@ func TestGreeting(t *testing.T) {
 		"Welcome to Debian!\n": `the other side is not nsmigrate: it began with "Welcome to Debian!\n"`,
 		"ns":                   `the other side is not nsmigrate: it began with "ns"`,
 		"":                     "the other side ended before it said anything",
-		string(other):          "the other side speaks version 9.0 of the protocol, this one speaks 2.0",
+		string(other):          "the other side speaks version 9.0 of the protocol, this one speaks 3.0",
 		magic + "\x00":         "the connection ended in the middle: in the greeting",
 	} {
 		_, err := hear([]byte(wire), Options{})

@@ -42,6 +42,7 @@ type outFrame struct {
 	n        int    // bytes of data in buf
 	tried    bool   // it went through zstd
 	digest   digest
+	sum      uint32 // of the payload of a data frame, when it is ready
 	reuse    bool
 }
 
@@ -121,6 +122,7 @@ func (p *packer) pack(f *outFrame) error {
 			p.gauge.packed(f.n, size, time.Since(start))
 			if float64(size) < worthwhile*float64(f.n) {
 				f.flags, f.wire = zipped, f.spare
+				f.sum = digestOf(f.wire[headerSize:]).sum()
 				return
 			}
 		}
@@ -147,6 +149,7 @@ func (f *outFrame) store(bitmap [mapSize]byte, used int) {
 	total := (f.n + pageSize - 1) / pageSize
 	if used == total {
 		f.flags, f.wire = plain, f.buf[headroom-headerSize:headroom+f.n]
+		f.sum = f.digest.sum()
 		return
 	}
 	data, end := f.data(), 0
@@ -158,6 +161,7 @@ func (f *outFrame) store(bitmap [mapSize]byte, used int) {
 	length := (total + 7) / 8
 	copy(f.buf[headroom-length:], bitmap[:length])
 	f.flags, f.wire = sparse, f.buf[headroom-length-headerSize:headroom+end]
+	f.sum = digestOf(f.wire[headerSize:]).sum()
 }
 
 // expand undoes store: it appends data of n bytes to dst, which has room for them.

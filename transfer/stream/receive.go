@@ -386,11 +386,11 @@ func checkEntry(payload []byte) error {
 	return checkName(string(payload[8:]))
 }
 
-// readData reads a data frame. It is unpacked and digested in the background.
+// readData reads a data frame. It is checked, unpacked and digested in the background.
 func (c *Conn) readData(f *inFrame) error {
 	f.in = atLeast(f.in, int(f.header.length))
 	f.payload = f.in[:f.header.length]
-	if err := c.readPayload(f); err != nil {
+	if err := c.readFull(f.payload); err != nil {
 		return err
 	}
 	var decoder *zstd.Decoder
@@ -404,7 +404,6 @@ func (c *Conn) readData(f *inFrame) error {
 	go func() {
 		defer close(f.ready)
 		f.err = f.unpack(decoder)
-		f.digest = digestOf(f.data)
 	}()
 	return nil
 }
@@ -412,9 +411,14 @@ func (c *Conn) readData(f *inFrame) error {
 // unpack makes data of the payload.
 func (f *inFrame) unpack(decoder *zstd.Decoder) (err error) {
 	n := int(f.header.unpacked)
+	f.digest = digestOf(f.payload)
+	if f.digest.sum() != f.header.sum {
+		return fmt.Errorf("%w: the checksum of a frame differs", ErrDamaged)
+	}
 	switch f.header.flags {
 	case plain:
 		f.data = f.payload
+		return nil
 	case sparse:
 		f.buf = atLeast(f.buf, n)
 		f.data, err = expand(f.buf[:0], f.payload, n)
@@ -428,6 +432,7 @@ func (f *inFrame) unpack(decoder *zstd.Decoder) (err error) {
 			return fmt.Errorf("%w: %d bytes were unpacked, not %d", ErrDamaged, len(f.data), n)
 		}
 	}
+	f.digest = digestOf(f.data)
 	return err
 }
 

@@ -349,9 +349,12 @@ func (c *Conn) await(f *outFrame, timer *time.Timer) error {
 
 func (c *Conn) writeFrame(f *outFrame) error {
 	payload := f.wire[headerSize:]
+	if f.kind != kindData {
+		f.sum = crc32.Checksum(payload, castagnoli)
+	}
 	header{
 		kind: f.kind, flags: f.flags, sequence: c.sequence,
-		length: uint32(len(payload)), unpacked: uint32(f.unpacked), sum: crc32.Checksum(payload, castagnoli),
+		length: uint32(len(payload)), unpacked: uint32(f.unpacked), sum: f.sum,
 	}.put(f.wire)
 	c.sequence++
 	if c.limiter == nil && len(f.wire) <= smallFrame && len(c.gathered)+len(f.wire) <= cap(c.gathered) {

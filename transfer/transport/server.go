@@ -309,7 +309,7 @@ func goingAway(ctx context.Context) error {
 	return nil
 }
 
-func (s *Server) handshake(ctx context.Context, raw net.Conn) (*tls.Conn, error) {
+func (s *Server) handshake(ctx context.Context, raw net.Conn) (*tlsConn, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, s.limits.Handshake, fmt.Errorf("it took longer than %v", s.limits.Handshake))
 	defer cancel()
 	s.mu.Lock()
@@ -317,13 +317,14 @@ func (s *Server) handshake(ctx context.Context, raw net.Conn) (*tls.Conn, error)
 	config.ClientCAs = s.credentials.roots
 	s.mu.Unlock()
 	config.ClientAuth = tls.RequireAndVerifyClientCert
-	conn := tls.Server(raw, config)
+	conn := server(raw, config)
 	if err := conn.HandshakeContext(ctx); err != nil {
 		if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
 			err = context.Cause(ctx)
 		}
 		return nil, err
 	}
+	conn.gather()
 	return conn, nil
 }
 

@@ -93,11 +93,12 @@ func dialTLS(ctx context.Context, a Address, f Files) (io.ReadWriteCloser, error
 	// what is wrong with it.
 	config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &c.cert, nil }
 	config.VerifyConnection = c.checkRevoked
-	conn := tls.Client(raw, config)
+	conn := client(raw, config)
 	if err := conn.HandshakeContext(ctx); err != nil {
 		raw.Close()
 		return nil, err
 	}
+	conn.gather()
 	return conn, nil
 }
 
