@@ -22,7 +22,7 @@ func NewMemory(beside string) *Memory {
 	if err := unix.Statfs(beside, &fs); err != nil || fs.Type != unix.TMPFS_MAGIC {
 		return nil
 	}
-	fd, err := mountMemory(int64(fs.Bavail) * fs.Bsize)
+	fd, err := mountMemory(max(int64(fs.Bavail), 1) * fs.Bsize) // 0 would be no bound
 	if err != nil {
 		return nil
 	}

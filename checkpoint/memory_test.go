@@ -44,6 +44,15 @@ func TestMemory(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(m.Path(), "more"), make([]byte, 128<<20), 0o600); err == nil {
 		t.Error("more fits in than there was room beside it")
 	}
+	os.WriteFile(filepath.Join(beside, "fill"), make([]byte, 128<<20), 0o600) //nolint:errcheck // until it is full
+	full := NewMemory(beside)
+	if full == nil {
+		t.Fatal("no directory in memory beside one that is full")
+	}
+	defer full.Close()
+	if err := os.WriteFile(filepath.Join(full.Path(), "more"), make([]byte, 1<<20), 0o600); err == nil {
+		t.Error("something fits in where beside it nothing did")
+	}
 }
 
 // A directory on a disk has none beside it.

@@ -55,7 +55,7 @@ func TestDestinationMemoryFull(t *testing.T) {
 			w.fails(w.A, exitRefused, []string{"on the destination: memory " + dir, "are free", "make room there"},
 				"migrate", "--netns", "svc", "--to", l.address())
 		} else {
-			h := w.hold("source/running/built/precopy", "--to", l.address())
+			h := w.hold("source/offered/ready/send-build", "--to", l.address()) // then it takes what room there is
 			w.fillUp(w.B, fill)
 			h.release()
 			h.ends(exitDumpFailed, dir, "no space left on device", "the service is running on this host as before")

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 
 	"github.com/nsmigrate/nsmigrate/checkpoint"
 	"github.com/nsmigrate/nsmigrate/checkpoint/hold"
@@ -76,7 +77,12 @@ func (d *Destination) Store(ctx context.Context, name string, size int64, r io.R
 	if ok, err := d.storeFiles(ctx, name, r); ok {
 		return err
 	}
-	return storeImage(d.images(), name, r)
+	err := storeImage(d.images(), name, r)
+	if failed, ok := errors.AsType[*os.PathError](err); ok && d.memory != nil {
+		// People know the place whose room it is.
+		failed.Path = strings.Replace(failed.Path, d.memory.Path(), d.restored.Images, 1)
+	}
+	return err
 }
 
 // images is where the images are. Nobody but this process has a use for them.
