@@ -1,9 +1,10 @@
 // Bench measures how long the clients of a service wait when it moves to another host, and how fast namespaces are
-// captured and built, side by side with other tools on the same machine in the same run. It judges nothing but the figures it prints: absolute times are those of this machine,
-// ratios and medians are what to look at.
+// captured and built, side by side with other tools on the same machine in the same run. It judges nothing but the figures it
+// prints: absolute times are those of this machine, ratios and medians are what to look at.
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -44,18 +45,24 @@ type options struct {
 }
 
 func run(ctx context.Context) error {
-	quick := flag.Bool("quick", false, "fewer rounds, and a tenth of the million routes")
+	quick := flag.Bool("quick", false, "fewer rounds and scenes, and a tenth of the million routes")
 	only := flag.String("run", ".", "pattern of scenes to run")
 	file := flag.String("json", "", "write the results to this file too")
 	profile := flag.String("cpuprofile", "", "write a CPU profile to this file")
 	with := flag.String("with", ".", "pattern of what services are moved with, such as \"nsmigrate|criu\"")
 	rounds := flag.Int("rounds", 0, "move small services this many times, and others at most, instead of as many as their scenes say")
+	tail := flag.Int("tail", 0, "move services this many times in the scene of that name, instead of a thousand times")
+	budget := flag.Duration("budget", 0, "how long all may take: where that does not suffice there are fewer rounds (default 18m, or 2m20s with -quick)")
 	client := flag.String(blackout.ClientFlag, "", "be a client of the blackout's, with options as JSON; the bench calls itself so")
-	from := flag.String("from", "", "measure nothing: tell and draw what an earlier run wrote with -json")
+	from := flag.String("from", "", "measure nothing: tell and draw what an earlier run wrote with -json, or several, separated by commas")
 	pictures := flag.String("svg", "", "write pictures to this directory")
 	readme := flag.Bool("readme", false, "write the pictures to "+pictureDir+" and the table into README.md, and print it as Markdown too")
 	million := flag.Int(millionFlag, 0, "move this many routes from the namespace at descriptor 3; the bench calls itself so")
 	flag.Parse()
+	// What whoever started this left open is not for the services that are moved.
+	if err := unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		return fmt.Errorf("close_range: %w", err)
+	}
 	if os.Geteuid() != 0 {
 		return errors.New("building namespaces needs root: run it with sudo")
 	}
@@ -88,22 +95,19 @@ func run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	o := options{rounds: 7, routes: 1_000_000, only: pattern}
+	o := options{rounds: 5, routes: 1_000_000, only: pattern}
 	if *quick {
-		o.rounds, o.routes = 3, 100_000
+		o.rounds, o.routes = 2, 100_000
 	}
 	var report Report
 	var failures []error
 	if *from != "" {
-		text, err := os.ReadFile(*from)
-		if err == nil {
-			err = json.Unmarshal(text, &report)
-		}
-		if err != nil {
+		if report, err = readReports(strings.Split(*from, ",")); err != nil {
 			return err
 		}
 	} else {
-		wish := blackout.Options{Only: pattern, Movers: movers, Quick: *quick, Rounds: *rounds, Progress: progress(os.Stderr), Done: done}
+		wish := blackout.Options{Only: pattern, Movers: movers, Quick: *quick, Rounds: *rounds, Tail: *tail, Progress: progress(os.Stderr), Done: done}
+		wish.Budget = cmp.Or(*budget, usualBudget(*quick)) - takes(o)
 		failures = report.measure(ctx, wish, o)
 	}
 	report.Blackout.Print(os.Stdout)
@@ -120,6 +124,14 @@ func run(ctx context.Context) error {
 		failures = append(failures, err, os.WriteFile(*file, append(text, '\n'), 0o644))
 	}
 	return errors.Join(failures...)
+}
+
+// usualBudget leaves some of 20 minutes, or of three, to build the program, to fetch the others, and to chance.
+func usualBudget(quick bool) time.Duration {
+	if quick {
+		return 140 * time.Second
+	}
+	return 18 * time.Minute
 }
 
 // progress returns what shows in one line how far it is, on a terminal only.
@@ -140,14 +152,14 @@ func done(scene string, took time.Duration) {
 
 // takes says about how long the scenes of namespaces take on a machine of two cores that does nothing else.
 func takes(o options) time.Duration {
-	const each = 12 * time.Second // of seven rounds
-	n := 0
+	const setUp, each = time.Second, 1200 * time.Millisecond
+	var total time.Duration
 	for _, p := range (&bench{options: o}).parts() {
 		if o.only.MatchString(p.name) {
-			n++
+			total += setUp + time.Duration(o.rounds)*each
 		}
 	}
-	return time.Duration(n*o.rounds) * each / 7
+	return total
 }
 
 // measure measures everything that is asked for. A failure of one part does not hide the figures of the others.
@@ -187,6 +199,26 @@ func load() string {
 	}
 	first, _, _ := strings.Cut(string(text), " ")
 	return first
+}
+
+// readReports joins what several runs found out.
+func readReports(names []string) (r Report, err error) {
+	for i, name := range names {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			return r, err
+		}
+		var one Report
+		if err := json.Unmarshal(text, &one); err != nil {
+			return r, fmt.Errorf("%s: %w", name, err)
+		}
+		if i == 0 {
+			r.Machine, r.Rounds = one.Machine, one.Rounds
+		}
+		r.Results = append(r.Results, one.Results...)
+		r.Blackout.Join(one.Blackout)
+	}
+	return r, nil
 }
 
 // Report is what a run found out.

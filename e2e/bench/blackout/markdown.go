@@ -2,64 +2,79 @@ package blackout
 
 import (
 	"fmt"
-	"maps"
 	"regexp"
-	"slices"
 	"strings"
 )
 
-// Markdown is the table of the README, with the pictures that are in a directory.
+// Markdown is what the README says of the results, with the pictures that are in a directory.
 func (r Results) Markdown(machine, pictures string) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "Measured on %s. Where the load is above 1 at the begin, the machine did much else at the same time, and all waits are\nlonger for it.\n\n", machine)
-	b.WriteString("| | moved with | runs | longest wait of a client, ms: median (p99; min-max) | nsmigrate is shorter by | connections that survived |\n|---|---|---|---|---|---|\n")
-	for i, c := range r.Cells {
-		scene := ""
-		if i == 0 || c.Scene != r.Cells[i-1].Scene {
-			scene = c.Scene
-		}
-		if len(c.Runs) == 0 {
-			if len(c.Failures) == 0 { // it was cut short
-				continue
-			}
-			fmt.Fprintf(&b, "| %s | %s | 0 | not measured: %s | | |\n", scene, c.Mover, cellText(c.Failures[0]))
-			continue
-		}
-		gap := c.gaps()
-		if c.Load.Connections > 1 {
-			gap = c.worstGaps()
-		}
-		alive, total, rst := c.survived()
-		fate := "all"
-		if alive < total {
-			fate = fmt.Sprintf("%.1f %%", 100*float64(alive)/float64(total))
-		}
-		if rst > 0 {
-			fate += fmt.Sprintf(", %d RST", rst)
-		}
-		if n := len(c.Failures); n > 0 {
-			fate += fmt.Sprintf("; failed %d times", n)
-		}
-		shorter := ""
-		if ours := r.cell(c.Scene, reference); ours != nil && len(ours.Runs) > 0 && !strings.HasPrefix(c.Mover, "nsmigrate") {
-			base := ours.gaps()
-			if c.Load.Connections > 1 {
-				base = ours.worstGaps()
-			}
-			x := ratioOf(base, gap)
-			shorter = fmt.Sprintf("%sx (%s-%s)", number(x.middle), number(x.low), number(x.high))
-		}
-		fmt.Fprintf(&b, "| %s | %s | %d | %s (%s; %s-%s) | %s | %s |\n", scene, c.Mover, len(c.Runs),
-			number(gap.median()), number(gap.at(0.99)), number(gap.min()), number(gap.max()), shorter, fate)
+	fmt.Fprintf(&b, "Measured on %s.\n", machine)
+	if r.Took > 0 {
+		fmt.Fprintf(&b, "It took %.0f minutes, with the round trip between the hosts at %s ms. ", r.Took.Minutes(), number(r.RTT))
 	}
-	b.WriteString("\nThe longest wait is that of the worst connection in each move.\n")
-	for _, t := range r.moreTables() {
+	b.WriteString("Where the load is above 1 at the begin, the machine did much else at the same time, and all\nwaits are longer for it.\n")
+	there := r.Pictures()
+	picture := func(name, title string) {
+		if _, ok := there[name]; ok {
+			fmt.Fprintf(&b, "\n![%s](%s/%s)\n", title, pictures, name)
+		}
+	}
+	if t := r.mainTable(); len(t.rows) > 0 {
 		b.WriteString("\n" + t.markdown())
+		b.WriteString("\nThe longest wait is that of the worst connection in each move. Tools that take seconds for a move have fewer runs.\n")
+		picture("distribution.svg", "How long a client waits")
 	}
-	for _, name := range slices.Sorted(maps.Keys(r.Pictures())) {
-		fmt.Fprintf(&b, "\n![%s](%s/%s)\n", strings.TrimSuffix(name, ".svg"), pictures, name)
+	for _, t := range r.moreTables() {
+		fmt.Fprintf(&b, "\n**%s.** %s\n\n%s", t.title, t.note, t.markdown())
+		picture(t.picture, t.title)
 	}
 	return b.String()
+}
+
+// mainTable compares all movers in the scenes that say most.
+func (r Results) mainTable() table {
+	t := table{head: []string{"", "moved with", "runs", "longest wait of a client, ms: median (p99; min-max)", "nsmigrate is shorter by", "connections that survived"}}
+	last := ""
+	for _, c := range r.Cells {
+		if !isMain(c.Scene) || len(c.Runs) == 0 && len(c.Failures) == 0 { // it was cut short
+			continue
+		}
+		scene := ""
+		if c.Scene != last {
+			scene, last = c.Scene, c.Scene
+		}
+		if len(c.Runs) == 0 {
+			t.rows = append(t.rows, []string{scene, c.Mover, "0", "not measured: " + cellText(c.Failures[0]), "", ""})
+			continue
+		}
+		wait, shorter := c.worstGaps(), ""
+		if ours := r.cell(c.Scene, reference); ours.known() && !c.tellsBlackout() {
+			x := ratioOf(ours.worstGaps(), wait)
+			shorter = fmt.Sprintf("%sx (%s-%s)", number(x.middle), number(x.low), number(x.high))
+		}
+		t.rows = append(t.rows, []string{
+			scene, c.Mover, fmt.Sprint(len(c.Runs)),
+			fmt.Sprintf("%s (%s; %s-%s)", number(wait.median()), number(wait.at(0.99)), number(wait.min()), number(wait.max())), shorter, c.fate(),
+		})
+	}
+	return t
+}
+
+// fate says what became of the connections.
+func (c Cell) fate() string {
+	alive, total, rst := c.survived()
+	fate := "all"
+	if alive < total {
+		fate = fmt.Sprintf("%.1f %%", 100*float64(alive)/float64(total))
+	}
+	if rst > 0 {
+		fate += fmt.Sprintf(", %d RST", rst)
+	}
+	if n := len(c.Failures); n > 0 {
+		fate += fmt.Sprintf("; failed %d times", n)
+	}
+	return fate
 }
 
 // criuError is what CRIU says of an error, behind where in its source.

@@ -46,16 +46,21 @@ func TestMeasure(t *testing.T) {
 	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
 	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 	defer cancel()
-	const runs = 2 // there and back
+	const runs, moves = 2, 6 // there and back, and all services of the tail
 	got, err := Measure(ctx, Options{
-		Only: regexp.MustCompile("^10 connections$"), Movers: regexp.MustCompile("^(" + reference + "|" + alone + ")$"), Rounds: runs,
-		Progress: func(string, ...any) {}, Done: func(string, time.Duration) {},
+		Only: regexp.MustCompile("^10 connections$|^tail$"), Movers: regexp.MustCompile("^(" + reference + "|" + alone + ")$"), Rounds: runs,
+		Tail: moves, Progress: func(string, ...any) {}, Done: func(string, time.Duration) {},
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if len(got.Cells) != 2 {
 		t.Fatalf("%d movers were measured: %+v", len(got.Cells), got)
+	}
+	if late, lost := got.Tail.impatient(); len(got.Tail.Moves) != moves || lost > 0 || got.Tail.RST > 0 {
+		t.Errorf("in the tail, %d moves, %d connections lost, %d RST; %v", len(got.Tail.Moves), lost, got.Tail.RST, got.Tail.Failures)
+	} else {
+		t.Logf("in the tail, %d of %d clients waited longer: %v", late, len(got.Tail.gaps()), got.Tail.beyond())
 	}
 	for _, c := range got.Cells {
 		if c.Mover != reference { // what others do to their connections is for the table to tell

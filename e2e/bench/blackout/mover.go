@@ -41,6 +41,7 @@ type CRIU struct {
 	Frozen  time.Duration `json:"frozen"`
 	Restore time.Duration `json:"restore"`
 	MemDump time.Duration `json:"mem_dump"`
+	Work    time.Duration `json:"work,omitempty"` // in which nsmigrate has criu at work, by its own clock: to seize, dump, restore and leave
 }
 
 func movers() []mover {

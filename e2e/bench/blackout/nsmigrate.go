@@ -1,9 +1,11 @@
 package blackout
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -94,11 +96,70 @@ func (m *nsmigrate) start(ctx context.Context, w *world, s *service) error {
 }
 
 func (m *nsmigrate) move(ctx context.Context, w *world, s *service, to *lab.Host) (Trace, error) {
-	out, err := s.host.Output(ctx, append([]string{w.nsmigrate, "migrate", "--format", "json", "--netns", s.Name}, m.to[to]...)...)
+	d, err := m.depart(ctx, w, s, to)
 	if err != nil {
 		return Trace{}, err
 	}
-	return parseReport([]byte(out))
+	return d.arrive()
+}
+
+// departure is a move that has begun.
+type departure struct {
+	live   time.Time // when the source heard that the service lives on the other host; zero if it never did
+	done   chan struct{}
+	output lab.Result
+	err    error
+}
+
+// depart begins a move, and returns when the service lives on the other host, or never will.
+func (m *nsmigrate) depart(ctx context.Context, w *world, s *service, to *lab.Host) (*departure, error) {
+	r, events, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	args := append([]string{"migrate", "--format", "json", "--progress-fd", "3", "--netns", s.Name}, m.to[to]...)
+	cmd := exec.CommandContext(ctx, w.nsmigrate, args...)
+	cmd.ExtraFiles = []*os.File{events}
+	d := &departure{done: make(chan struct{})}
+	from := s.host
+	go func() {
+		defer close(d.done)
+		d.output, d.err = from.RunCmd(ctx, cmd)
+		if d.err == nil && d.output.Code != 0 {
+			d.err = fmt.Errorf("%s: %v", from.Name, d.output)
+		}
+		events.Close()
+	}()
+	d.live = awaitLive(r)
+	go func() { // the program may have more to say until it ends
+		<-d.done
+		r.Close()
+	}()
+	return d, nil
+}
+
+// awaitLive reads what a migration tells of its progress until the service lives on the other host, and returns when that
+// was. It is the zero time if that isn't told.
+func awaitLive(events io.Reader) time.Time {
+	for lines := bufio.NewScanner(events); lines.Scan(); {
+		var e struct {
+			Phase string
+			Time  time.Time
+		}
+		if json.Unmarshal(lines.Bytes(), &e) == nil && e.Phase == "end" {
+			return e.Time
+		}
+	}
+	return time.Time{}
+}
+
+// arrive waits until all of a move is done.
+func (d *departure) arrive() (Trace, error) {
+	<-d.done
+	if d.err != nil {
+		return Trace{}, d.err
+	}
+	return parseReport([]byte(d.output.Stdout))
 }
 
 func (m *nsmigrate) stop(ctx context.Context, w *world, s *service) error {
@@ -110,7 +171,7 @@ func (m *nsmigrate) stop(ctx context.Context, w *world, s *service) error {
 type report struct {
 	Blackout    time.Duration
 	Phases      []reportPhase
-	PeerPhases  []reportPhase `json:"peer_phases"`
+	DumpPhases  []reportPhase `json:"dump_phases"`
 	Destination struct {
 		Phases []reportPhase
 		CRIU   []struct {
@@ -142,6 +203,12 @@ func parseReport(text []byte) (Trace, error) {
 	for _, p := range r.Phases {
 		if p.Blackout {
 			t.Phases = append(t.Phases, Phase{p.Name, p.Duration})
+		}
+	}
+	for _, p := range append(r.DumpPhases, r.Destination.Phases...) {
+		switch p.Name {
+		case "freeze", "criu", "restore trees", "finish trees": // criu's own part of each host's
+			t.CRIU.Work += p.Duration
 		}
 	}
 	for _, c := range r.CRIU {

@@ -2,6 +2,7 @@ package blackout
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 
 	"github.com/nsmigrate/nsmigrate/e2e/bench/plot"
@@ -22,7 +23,7 @@ func (r Results) Pictures() map[string][]byte {
 	if d := r.distribution(first); len(d.Samples) > 0 {
 		all["distribution.svg"] = d.SVG()
 	}
-	if d := r.tail(first); len(d.Samples) > 0 {
+	if d := r.Tail.picture(); len(d.Samples) > 0 {
 		all["tail.svg"] = d.SVG()
 	}
 	for _, c := range curves() {
@@ -66,14 +67,28 @@ func (r Results) distribution(scene string) plot.Distribution {
 	return d
 }
 
-// tail is about packets that were lost or came late: without them clients wait as long as the service stands still.
-func (r Results) tail(scene string) plot.Distribution {
+// picture is what clients see of very many moves: without packets that were lost or came late they wait as long as the service
+// stands still.
+func (t *Tail) picture() plot.Distribution {
 	const least = 0.1 // what is less is nothing
-	d := plot.Distribution{Title: "How much longer than the service stands still a client waits, " + scene, X: "ms"}
-	for _, c := range r.Cells {
-		if c.Scene == scene && len(c.Runs) > 0 && c.tellsBlackout() {
-			d.Samples = append(d.Samples, plot.Sample{Name: c.Mover, Values: c.of(func(r Run) float64 { return max(least, r.beyond()) })})
+	d := plot.Distribution{X: "ms", Tail: true}
+	if t == nil || len(t.Moves) == 0 {
+		return d
+	}
+	d.Title = fmt.Sprintf("How long clients wait in %s moves", thousands(len(t.Moves)))
+	for _, s := range []struct {
+		name   string
+		values sample
+	}{
+		{"the service stood still", t.blackouts()},
+		{"longest wait of each client", t.gaps()},
+		{"from when it was live to each client's first answer", t.firsts()},
+	} {
+		values := make([]float64, len(s.values))
+		for i, v := range s.values {
+			values[i] = max(least, v)
 		}
+		d.Samples = append(d.Samples, plot.Sample{Name: s.name, Values: values})
 	}
 	return d
 }
@@ -90,25 +105,25 @@ func curves() []curve {
 		return w == with
 	}
 	return []curve{
-		{"connections", "Gap against connections", "connections", func(w Workload) float64 {
+		{"connections", "Wait against connections", "connections", func(w Workload) float64 {
 			if !only(w, Workload{Connections: w.Connections, Workers: w.Workers}) {
 				return 0
 			}
 			return float64(w.Connections)
 		}},
-		{"memory", "Gap against memory that can't be compressed", "MB", func(w Workload) float64 {
+		{"memory", "Wait against memory that can't be compressed", "MB", func(w Workload) float64 {
 			if w.fill() != Noise || !only(w, Workload{Connections: 1, MemoryMB: w.MemoryMB}) {
 				return 0
 			}
 			return float64(w.MemoryMB)
 		}},
-		{"routes", "Gap against routes", "routes", func(w Workload) float64 {
+		{"routes", "Wait against routes", "routes", func(w Workload) float64 {
 			if !only(w, Workload{Connections: 1, Routes: w.Routes}) {
 				return 0
 			}
 			return float64(w.Routes)
 		}},
-		{"processes", "Gap against processes", "processes", func(w Workload) float64 {
+		{"processes", "Wait against processes", "processes", func(w Workload) float64 {
 			if !only(w, Workload{Connections: 1, Idle: w.Idle}) {
 				return 0
 			}
@@ -134,7 +149,7 @@ func (r Results) curve(c curve) plot.Lines {
 		}
 		add(cell.Mover, cell, cell.worstGaps())
 		if cell.Mover == alone {
-			add("criu's own statistics, dump and restore", cell, cell.of(func(r Run) float64 { return milliseconds(r.CRIU.Frozen + r.CRIU.Restore) }))
+			add("criu's own part of that", cell, cell.own())
 		}
 	}
 	// What has one point only is no curve.

@@ -151,7 +151,7 @@ func prepareTwin(ctx context.Context, s *service, to *lab.Host) (*os.File, error
 	if err != nil {
 		return nil, err
 	}
-	if err := plainNetNS(ctx, to, s.NetNS, address); err != nil {
+	if err := errors.Join(plainNetNS(ctx, to, s.NetNS, address), addRoutes(ctx, to, s)); err != nil {
 		return nil, err
 	}
 	return os.Open(to.Path("/run/netns/" + s.Name))

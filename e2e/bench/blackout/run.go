@@ -8,8 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -23,8 +21,9 @@ import (
 // Scene is a workload that all movers are measured with, in turn.
 type Scene struct {
 	Workload
-	Rounds int
-	Movers []string // names; nil are all
+	Rounds int // at most
+	Least  int // also if there is no time
+	Turns  []turn
 }
 
 // Cell is a mover with a workload.
@@ -48,14 +47,14 @@ type Run struct {
 type bench struct {
 	*world
 	movers    []mover
-	only      *regexp.Regexp // of their names; nil are all
 	installed map[mover]error
 	progress  func(format string, args ...any)
 	last      time.Time // when a mover was last at work
 }
 
-// settle is how long nothing happens before a move. A processor's debug registers, which CRIU uses, are set up slowly by
-// the first who does within a second: every move is to be a first one.
+// settle is how long nothing happens before a move with other tools. A processor's debug registers, which CRIU uses, are set
+// up slowly by the first who does within a second, as it is where hosts are moved to and from once in a while. (nsmigrate sets
+// them up before the service stands still, so that it is no matter for it who did so last.)
 const settle = 1100 * time.Millisecond
 
 // warm is how long a client is watched before a move.
@@ -65,22 +64,33 @@ const warm = 200 * time.Millisecond
 type row struct {
 	Cell
 	mover
+	every   int
 	service *service // while it lives
 }
 
-// scene measures all movers, round by round: what the machine does meanwhile happens to all of them.
-func (b *bench) scene(ctx context.Context, sc Scene) ([]Cell, error) {
+// scene measures all movers, round by round: what the machine does meanwhile happens to all of them. It ends early where it
+// would take longer than a limit, which is 0 for none.
+func (b *bench) scene(ctx context.Context, sc Scene, limit time.Duration) ([]Cell, error) {
+	begin := time.Now()
 	var rows []*row
 	for _, m := range b.movers {
-		if sc.wants(m.name()) && (b.only == nil || b.only.MatchString(m.name())) {
-			rows = append(rows, &row{mover: m, Cell: Cell{Scene: sc.Name, Mover: m.name(), Load: sc.Workload}})
+		for _, t := range sc.Turns {
+			if t.mover == m.name() {
+				rows = append(rows, &row{mover: m, every: t.every, Cell: Cell{Scene: sc.Name, Mover: t.mover, Load: sc.Workload}})
+			}
 		}
 	}
 	if err := prefault(sc.MemoryMB); err != nil {
 		return nil, err
 	}
 	for round := range sc.Rounds {
+		if !goesOn(round, sc.Least, time.Since(begin), limit) {
+			break
+		}
 		for _, r := range rows {
+			if round%r.every != 0 {
+				continue
+			}
 			b.progress("%s: round %d of %d: %s", sc.Name, round+1, sc.Rounds, r.Mover)
 			b.round(ctx, r)
 		}
@@ -120,10 +130,6 @@ func (b *bench) round(ctx context.Context, r *row) {
 	if err != nil || run.Alive < r.Load.Connections || r.Load.heavy() {
 		b.end(ctx, r)
 	}
-}
-
-func (s Scene) wants(name string) bool {
-	return s.Movers == nil || slices.Contains(s.Movers, name)
 }
 
 // install makes a mover ready, once.
@@ -187,7 +193,7 @@ func (b *bench) begin(ctx context.Context, r *row) error {
 	for _, step := range []func() error{
 		func() error { return r.start(ctx, b.world, s) },
 		func() error { return b.listening(ctx, s) },
-		func() error { return b.addRoutes(ctx, s) },
+		func() error { return addRoutes(ctx, s.host, s) },
 		func() error { return b.connect(ctx, s) },
 	} {
 		if err := step(); err != nil {
@@ -221,7 +227,9 @@ func (b *bench) run(ctx context.Context, m mover, s *service) (r Run, err error)
 	if err := b.ownPIDs(ctx); err != nil {
 		return r, err
 	}
-	pause(ctx, time.Until(b.last.Add(settle-warm)))
+	if _, ours := m.(*nsmigrate); !ours {
+		pause(ctx, time.Until(b.last.Add(settle-warm)))
+	}
 	if _, err := s.client.Order(ctx, openloop.Resume); err != nil {
 		return r, err
 	}
@@ -277,12 +285,12 @@ func resets(wire *lab.Wire, s *service) int {
 	return n
 }
 
-// addRoutes gives the service's namespace the routes of its workload.
-func (b *bench) addRoutes(ctx context.Context, s *service) error {
+// addRoutes gives a service's namespace the routes of its workload.
+func addRoutes(ctx context.Context, h *lab.Host, s *service) error {
 	if s.load.Routes == 0 {
 		return nil
 	}
-	return s.host.Script(ctx, fmt.Sprintf(
+	return h.Script(ctx, fmt.Sprintf(
 		`seq 0 %d | awk '{printf "route add 100.%%d.%%d.%%d/32 via %s\n", $1/65536, $1/256%%256, $1%%256}' | ip -n %s -batch -`,
 		s.load.Routes-1, lab.GatewayIPv4, s.Name))
 }

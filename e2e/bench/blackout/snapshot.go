@@ -11,6 +11,11 @@ import (
 // snapshotsName is what a pattern of scenes finds them by.
 const snapshotsName = "snapshots"
 
+const (
+	files     = 4 // kinds of them
+	fileTakes = 4 * time.Second
+)
+
 // Snapshot is how long it takes to write a service with a lot of memory into a compressed file while it lives on.
 type Snapshot struct {
 	Load   Workload  `json:"workload"`
@@ -23,7 +28,8 @@ type Snapshot struct {
 }
 
 // snapshots compare `nsmigrate dump` with `criu dump` and `zstd -1 -T0` behind it.
-func (b *bench) snapshots(ctx context.Context, rounds int) []Snapshot {
+func (b *bench) snapshots(ctx context.Context, rounds int, limit time.Duration) []Snapshot {
+	rounds = fit(rounds, files*fileTakes, limit)
 	var all []Snapshot
 	for _, fill := range []Fill{Text, Noise} {
 		for _, place := range []string{"memory", "disk"} {

@@ -19,12 +19,20 @@ func (r Results) Print(out io.Writer) {
 		r.printPhases(out)
 	}
 	for _, t := range r.moreTables() {
-		fmt.Fprintln(out)
+		fmt.Fprintf(out, "\n%s. %s\n", t.title, t.note)
 		w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 		for _, row := range append([][]string{t.head}, t.rows...) {
 			fmt.Fprintln(w, strings.Join(row, "\t"))
 		}
 		w.Flush()
+	}
+	if r.Tail != nil {
+		for _, line := range r.Tail.exceptions() {
+			fmt.Fprintf(out, "\nIn the tail, somebody waited too long: %s\n", line)
+		}
+		for _, why := range r.Tail.Failures {
+			fmt.Fprintf(out, "\nIn the tail, a move failed: %s\n", why)
+		}
 	}
 }
 

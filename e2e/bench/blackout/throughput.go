@@ -31,14 +31,16 @@ type Throughput struct {
 }
 
 const (
+	flows       = 4 // kinds of them
 	iperfPort   = 5201
-	iperfBefore = 2 * time.Second // that it flows before the move
-	iperfAll    = 6 * time.Second
+	iperfBefore = 1500 * time.Millisecond // that it flows before the move
+	iperfAll    = 5 * time.Second
 )
 
 // throughput moves an iperf3 that sends or receives.
-func (b *bench) throughput(ctx context.Context, rounds int) []Throughput {
+func (b *bench) throughput(ctx context.Context, rounds int, limit time.Duration) []Throughput {
 	var all []Throughput
+	rounds = fit(rounds, flows*(iperfAll+time.Second), limit)
 	for _, family := range []string{"4", "6"} {
 		for _, direction := range []string{"from the client", "to the client"} {
 			b.progress("throughput, IPv%s, %s", family, direction)

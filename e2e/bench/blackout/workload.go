@@ -3,11 +3,13 @@ package blackout
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 )
 
 const (
 	messageSize = 32    // bytes
 	messageRate = 5_000 // a second, of all connections but the first, which has one every millisecond
+	fewClients  = 10    // connections of which each is told of
 )
 
 // Workload is what a service has when it is moved.
@@ -19,6 +21,7 @@ type Workload struct {
 	MemoryMB    int    `json:"memory_mb,omitempty"`
 	Fill        Fill   `json:"fill,omitempty"`
 	Routes      int    `json:"routes,omitempty"`
+	Rate        int    `json:"rate,omitempty"` // messages a second of all connections but the first; 0 is the usual one
 }
 
 // Fill is what memory holds.
@@ -42,46 +45,73 @@ func jsonText(v any) (string, error) {
 	return string(b), err
 }
 
-// pick is a scene among all: how many rounds it has, and with which movers.
+// pick is a scene among all.
 type pick struct {
 	Workload
-	rounds, quick int // 0 leaves it out
-	movers        []string
+	rounds int  // as many as there is time for, and at most
+	least  int  // also if there is no time
+	quick  int  // in place of rounds; 0 leaves it out
+	main   bool // it stands in the main table, and the others in those of curves
+	turns  []turn
 }
 
-// Who is measured with what. Those who take a second or ten for what others do in milliseconds are left out where there is
-// nothing new to see.
+// turn is a mover that takes part in every so many-th round of a scene: those who take a second or ten for what others do in
+// milliseconds have fewer rounds than those.
+type turn struct {
+	mover string
+	every int
+}
+
+// Who is measured with what.
 var (
-	everybody  []string
-	containers = []string{"nsmigrate tls", "criu", "runc", "podman"}
-	theQuick   = []string{"nsmigrate tls", "criu"}
-	itself     = []string{"nsmigrate tls"} // criu alone leaves the network to others
+	everybody = []turn{
+		{"nsmigrate tls", 1},
+		{"nsmigrate ssh", 1},
+		{"nsmigrate unix", 3},
+		{alone, 1},
+		{"criu, own lock", 5},
+		{"runc", 3},
+		{"crun", 3},
+		{"podman", 5},
+	}
+	fewPeers   = []turn{{"nsmigrate tls", 1}, {"nsmigrate ssh", 1}, {alone, 3}, {"runc", 6}, {"crun", 6}, {"podman", 10}}
+	containers = []turn{{"nsmigrate tls", 1}, {alone, 1}, {"runc", 2}, {"podman", 3}}
+	theQuick   = []turn{{"nsmigrate tls", 1}, {alone, 1}}
 )
 
 // picks are what is measured, in this order.
 func picks() []pick {
 	all := []pick{
-		{Workload{Name: "1 connection", Connections: 1}, 30, 3, everybody},
-		{Workload{Name: "10 connections", Connections: 10}, 30, 0, []string{"nsmigrate tls", "nsmigrate ssh", "criu"}},
-		{Workload{Name: "100 connections", Connections: 100}, 5, 0, theQuick},
-		{Workload{Name: "1,000 connections", Connections: 1000}, 8, 3, containers},
-		{Workload{Name: "4,000 connections", Connections: 4000, Workers: 2}, 3, 0, theQuick},
-		{Workload{Name: "10,000 connections", Connections: 10_000, Workers: 5}, 3, 0, theQuick},
-		{Workload{Name: "8 MB", Connections: 1, MemoryMB: 8}, 5, 0, theQuick},
-		{Workload{Name: "64 MB", Connections: 1, MemoryMB: 64}, 5, 3, containers},
-		{Workload{Name: "512 MB", Connections: 1, MemoryMB: 512}, 3, 0, containers},
-		{Workload{Name: "512 MB, compressible", Connections: 1, MemoryMB: 512, Fill: Text}, 2, 0, theQuick},
-		{Workload{Name: "4 GB", Connections: 1, MemoryMB: 4096}, 2, 0, theQuick},
-		{Workload{Name: "4 GB, compressible", Connections: 1, MemoryMB: 4096, Fill: Text}, 2, 0, theQuick},
-		{Workload{Name: "4 GB of zeros", Connections: 1, MemoryMB: 4096, Fill: Zero}, 1, 0, theQuick},
+		{Workload{Name: "1 connection", Connections: 1}, 30, 5, 6, true, everybody},
+		{Workload{Name: "10 connections", Connections: 10}, 30, 5, 0, true, fewPeers},
+		{Workload{Name: "100 connections", Connections: 100}, 6, 2, 0, true, theQuick},
+		{Workload{Name: "1,000 connections", Connections: 1000}, 10, 3, 2, true, containers},
+		{Workload{Name: "4,000 connections", Connections: 4000, Workers: 2}, 2, 1, 0, false, theQuick},
+		{Workload{Name: "10,000 connections", Connections: 10_000, Workers: 5}, 4, 2, 0, true, theQuick},
 	}
 	for _, n := range []int{10, 1000, 10_000, 100_000} {
-		all = append(all, pick{Workload{Name: thousands(n) + " routes", Connections: 1, Routes: n}, 3, 0, itself})
+		all = append(all, pick{Workload{Name: thousands(n) + " routes", Connections: 1, Routes: n}, 3, 1, 0, false, theQuick})
 	}
 	for _, n := range []int{10, 100, 500} {
-		all = append(all, pick{Workload{Name: fmt.Sprintf("%d processes", n), Connections: 1, Idle: n - 1}, 3, 0, theQuick})
+		all = append(all, pick{Workload{Name: fmt.Sprintf("%d processes", n), Connections: 1, Idle: n - 1}, 3, 1, 0, false, theQuick})
 	}
-	return all
+	return append(all,
+		pick{Workload{Name: "8 MB", Connections: 1, MemoryMB: 8}, 5, 1, 0, false, theQuick},
+		pick{Workload{Name: "64 MB", Connections: 1, MemoryMB: 64}, 5, 1, 2, true, containers},
+		pick{Workload{Name: "64 MB, compressible", Connections: 1, MemoryMB: 64, Fill: Text}, 3, 1, 0, false, theQuick},
+		pick{Workload{Name: "64 MB of zeros", Connections: 1, MemoryMB: 64, Fill: Zero}, 3, 1, 0, false, theQuick},
+		pick{Workload{Name: "512 MB", Connections: 1, MemoryMB: 512}, 3, 1, 0, true, containers},
+		pick{Workload{Name: "512 MB, compressible", Connections: 1, MemoryMB: 512, Fill: Text}, 2, 1, 0, false, theQuick},
+		pick{Workload{Name: "512 MB of zeros", Connections: 1, MemoryMB: 512, Fill: Zero}, 2, 1, 0, false, theQuick},
+		pick{Workload{Name: "4 GB", Connections: 1, MemoryMB: 4096}, 2, 1, 0, true, theQuick},
+		pick{Workload{Name: "4 GB, compressible", Connections: 1, MemoryMB: 4096, Fill: Text}, 1, 1, 0, false, theQuick},
+		pick{Workload{Name: "4 GB of zeros", Connections: 1, MemoryMB: 4096, Fill: Zero}, 1, 1, 0, false, theQuick},
+	)
+}
+
+// isMain says whether a scene stands in the main table.
+func isMain(scene string) bool {
+	return slices.ContainsFunc(picks(), func(p pick) bool { return p.Name == scene && p.main })
 }
 
 // small services move so quickly that many rounds don't matter.
@@ -104,7 +134,7 @@ func thousands(n int) string {
 func scenes(o Options) []Scene {
 	var chosen []Scene
 	for _, p := range picks() {
-		s := Scene{Workload: p.Workload, Rounds: p.rounds, Movers: p.movers}
+		s := Scene{Workload: p.Workload, Rounds: p.rounds, Least: p.least, Turns: p.turns}
 		if o.Quick {
 			s.Rounds = p.quick
 		}
@@ -115,7 +145,9 @@ func scenes(o Options) []Scene {
 				s.Rounds = o.Rounds
 			}
 		}
-		if s.Rounds > 0 && (o.Only == nil || o.Only.MatchString(s.Name)) {
+		s.Least = min(s.Least, s.Rounds)
+		s.Turns = slices.DeleteFunc(slices.Clone(s.Turns), func(t turn) bool { return o.Movers != nil && !o.Movers.MatchString(t.mover) })
+		if s.Rounds > 0 && len(s.Turns) > 0 && (o.Only == nil || o.Only.MatchString(s.Name)) {
 			chosen = append(chosen, s)
 		}
 	}

@@ -1,6 +1,7 @@
 package blackout
 
 import (
+	"cmp"
 	"context"
 	_ "embed"
 	"errors"
@@ -264,7 +265,7 @@ const answerLimit = 20 * time.Second
 func (w *world) connect(ctx context.Context, s *service) error {
 	o := openloop.Options{
 		Address: s.IPv4, Port: port, Ports: max(1, s.load.Workers), Connections: max(1, s.load.Connections),
-		Rate: messageRate, Size: messageSize, Limit: answerLimit,
+		Rate: cmp.Or(s.load.Rate, messageRate), Size: messageSize, Limit: answerLimit, Each: s.load.Connections <= fewClients,
 	}
 	text, err := jsonText(o)
 	if err != nil {

@@ -20,6 +20,7 @@ type conn struct {
 	last    time.Duration // of the last answer, or of the begin of the window
 
 	gap, wait time.Duration // longest of the window
+	gapEnd    time.Duration // when the longest gap was over
 	wanted    uint64        // answers until what was ordered is known
 	state     state
 }
@@ -63,7 +64,9 @@ func (c *conn) received(b []byte, size int, now time.Duration) (answers int, err
 		c.partial = c.partial[:copy(c.partial, c.partial[size:])]
 		c.wait = max(c.wait, now-c.due[0])
 		c.due = c.due[1:]
-		c.gap = max(c.gap, now-c.last-c.period)
+		if gap := now - c.last - c.period; gap > c.gap {
+			c.gap, c.gapEnd = gap, now
+		}
 		c.last = now
 		c.got++
 		answers++
@@ -73,7 +76,7 @@ func (c *conn) received(b []byte, size int, now time.Duration) (answers int, err
 
 // reset begins a window.
 func (c *conn) reset(now time.Duration) {
-	c.gap, c.wait = 0, 0
+	c.gap, c.wait, c.gapEnd = 0, 0, now
 	c.last = max(c.last, now-c.period)
 }
 

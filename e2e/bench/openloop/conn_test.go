@@ -1,6 +1,7 @@
 package openloop
 
 import (
+	"reflect"
 	"testing"
 	"time"
 )
@@ -31,8 +32,8 @@ func TestConnection(t *testing.T) {
 	if answers, err := c.received(b[40:], size, 14*ms); err != nil || answers != 1 {
 		t.Errorf("the rest of it: %d, %v", answers, err)
 	}
-	if c.gap != 19*ms/2 || c.wait != 10*ms {
-		t.Errorf("gap %v, wait %v", c.gap, c.wait)
+	if c.gap != 19*ms/2 || c.wait != 10*ms || c.gapEnd != 12*ms {
+		t.Errorf("gap %v until %v, wait %v", c.gap, c.gapEnd, c.wait)
 	}
 	c.reset(20 * ms)
 	c.sending(21 * ms)
@@ -63,7 +64,7 @@ func TestSum(t *testing.T) {
 		{state: wrong},
 	})
 	want := Seen{Alive: 1, Silent: 1, Reset: 1, Ended: 1, Wrong: 1, GapMS: 2, WorstGapMS: 5, WaitMS: 3}
-	if got != want {
+	if !reflect.DeepEqual(got, want) {
 		t.Errorf("%+v, want %+v", got, want)
 	}
 }

@@ -33,6 +33,7 @@ type Options struct {
 	Rate        int           // messages a second, of all connections but the first
 	Size        int           // bytes of a message
 	Limit       time.Duration // for an answer; a connection without one by then counts as dead
+	Each        bool          // tell of each connection
 }
 
 // Tick is the shortest time between two messages of a connection.
@@ -60,6 +61,14 @@ type Seen struct {
 	LateMS     float64 `json:"late_ms"`      // by how much the client itself was late at most
 	Answers    int64   `json:"answers"`
 	Error      string  `json:"error,omitempty"`
+
+	Each []SeenOne `json:"each,omitempty"` // connection, if that was asked for
+}
+
+// SeenOne is the longest interval without an answer on a connection.
+type SeenOne struct {
+	GapMS float64   `json:"gap_ms"` // less the connection's period
+	End   time.Time `json:"end"`    // when the answer came
 }
 
 // Client steers one from outside.

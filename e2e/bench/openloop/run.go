@@ -307,6 +307,11 @@ func (c *client) report() error {
 	c.waiting = false
 	s := sum(c.conns)
 	s.LateMS, s.Answers, s.Error = c.seen.LateMS, c.seen.Answers, c.seen.Error
+	if c.Each {
+		for _, k := range c.conns {
+			s.Each = append(s.Each, SeenOne{GapMS: milliseconds(k.gap), End: c.begin.Add(k.gapEnd)})
+		}
+	}
 	for i, k := range c.conns {
 		if s.Error == "" && k.state == alive && k.got < k.wanted {
 			s.Error = fmt.Sprintf("connection %d from %s: %d messages were not answered for %v", i, localAddress(c.fds[i]), k.sent-k.got, c.Limit)

@@ -53,6 +53,7 @@ type Distribution struct {
 	Title   string
 	X       string // what the values are
 	Samples []Sample
+	Tail    bool // show on a logarithmic axis which part is above, to see the last thousandth as well as the half
 }
 
 // Sample is what one of its lines is drawn from.
@@ -329,7 +330,17 @@ func (d Distribution) SVG() []byte {
 	}
 	top := c.legend(50, names) + 14
 	f := frame{left: 70, top: top, right: width - 30, bottom: top + plotHeight, x: logAxis(xs), y: axis{0, 100, false}}
-	c.frame(f, d.X, "% of all that are no longer")
+	label, part := "% of all that are no longer", func(j, n int) float64 { return 100 * float64(j) / float64(n) }
+	if d.Tail {
+		least := 100.
+		for _, s := range d.Samples {
+			least = min(least, 100/float64(max(1, len(s.Values))))
+		}
+		f.y = logAxis([]float64{least, 100})
+		// The last one ends at the bottom: a logarithmic axis has no zero.
+		label, part = "% of all that are longer", func(j, n int) float64 { return max(f.y.low, 100*float64(n-j)/float64(n)) }
+	}
+	c.frame(f, d.X, label)
 	for i, s := range d.Samples {
 		values := slices.Sorted(slices.Values(s.Values))
 		var path strings.Builder
@@ -337,8 +348,8 @@ func (d Distribution) SVG() []byte {
 			if v <= 0 {
 				continue
 			}
-			x, y := f.at(v, 100*float64(j)/float64(len(values)))
-			_, next := f.at(v, 100*float64(j+1)/float64(len(values)))
+			x, y := f.at(v, part(j, len(values)))
+			_, next := f.at(v, part(j+1, len(values)))
 			fmt.Fprintf(&path, "%s,%s %s,%s ", num(x), num(y), num(x), num(next))
 		}
 		c.element(`<polyline points="%s" fill="none" stroke="%s" stroke-width="2"/>`, strings.TrimSpace(path.String()), colours[i%len(colours)])

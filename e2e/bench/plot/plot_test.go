@@ -33,6 +33,9 @@ func TestPictures(t *testing.T) {
 		"distribution": {
 			Distribution{Title: "waits", X: "ms", Samples: []Sample{{"ours", []float64{12, 8, 9, 8, 0}}}}.SVG(), []string{">ours<", ">100<", "polyline"},
 		},
+		"tail": {
+			Distribution{Title: "waits", X: "ms", Tail: true, Samples: []Sample{{"ours", []float64{12, 8, 9, 8, 0.1}}}}.SVG(), []string{">20<", "longer<", "polyline"},
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			for _, want := range x.want {
