@@ -94,7 +94,7 @@ func (r Results) overheadTable() table {
 		"ms, medians", "moved with", "stood still", "of it criu at work, on both hosts", "around that", "two round trips", "criu by hand: frozen + restore",
 	}}
 	for _, c := range r.Cells {
-		if !c.Load.small() || !c.tellsBlackout() || len(c.Runs) == 0 {
+		if !c.Load.small() || !c.tellsBlackout() || len(c.Runs) == 0 || c.Runs[0].CRIU.Work == 0 {
 			continue
 		}
 		own := ""

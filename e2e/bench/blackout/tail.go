@@ -291,7 +291,7 @@ func (t *Tail) summary() string {
 		fate = fmt.Sprintf("%d connections were lost", lost)
 	}
 	text := fmt.Sprintf(
-		"%s moves of services with %d connections each, that had %s messages a second all the time: of %s clients %s waited over %d ms longer than the service stood still; %s; %d RST.",
+		"%s moves of services with %d connections each, that had %s messages a second all the time: of %s waits, one of each client and move, %s were over %d ms longer than the service stood still; %s; %d RST.",
 		thousands(len(t.Moves)), t.Connections, thousands(t.Rate), thousands(len(t.gaps())), thousands(late), patience, fate, t.RST)
 	if n := len(t.Failures); n > 0 {
 		text += fmt.Sprintf(" %d moves failed.", n)

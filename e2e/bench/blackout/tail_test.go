@@ -49,7 +49,7 @@ func TestTail(t *testing.T) {
 	if got := tail.beyond(); !slices.Equal(got, sample{-1, -1, 1, 21}) {
 		t.Errorf("waited longer by %v", got)
 	}
-	if got := tail.summary(); !strings.Contains(got, "of 4 clients 1 waited over 20 ms longer") || !strings.Contains(got, "1 connections were lost") {
+	if got := tail.summary(); !strings.Contains(got, "of 4 waits, one of each client and move, 1 were over 20 ms longer") || !strings.Contains(got, "1 connections were lost") {
 		t.Error(got)
 	}
 	if got := tail.exceptions(); len(got) != 1 || !strings.Contains(got[0], "freeze 20.0") {

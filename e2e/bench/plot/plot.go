@@ -280,7 +280,10 @@ func (c *canvas) frame(f frame, x, y string) {
 	c.height = f.bottom + 50
 }
 
-const plotHeight = 300
+const (
+	plotHeight = 300
+	visible    = 1 // distance
+)
 
 // SVG draws the lines.
 func (l Lines) SVG() []byte {
@@ -344,13 +347,18 @@ func (d Distribution) SVG() []byte {
 	for i, s := range d.Samples {
 		values := slices.Sorted(slices.Values(s.Values))
 		var path strings.Builder
+		lastX, lastY := math.Inf(-1), 0.
 		for j, v := range values {
 			if v <= 0 {
 				continue
 			}
 			x, y := f.at(v, part(j, len(values)))
 			_, next := f.at(v, part(j+1, len(values)))
+			if math.Abs(x-lastX)+math.Abs(next-lastY) < visible && j < len(values)-1 { // of thousands of values most
+				continue
+			}
 			fmt.Fprintf(&path, "%s,%s %s,%s ", num(x), num(y), num(x), num(next))
+			lastX, lastY = x, next
 		}
 		c.element(`<polyline points="%s" fill="none" stroke="%s" stroke-width="2"/>`, strings.TrimSpace(path.String()), colours[i%len(colours)])
 	}
