@@ -829,7 +829,7 @@ func (p *planner) routes() (add, order []Op) {
 	add = make([]Op, len(sorted))
 	for i, place := range sorted {
 		m := msgs[uint32(place)]
-		r, _ := parseRoute(m)
+		r := routeMsg{hdr: [unix.SizeofRtMsg]byte(m.Data), attrs: m.Data[unix.SizeofRtMsg:]} // checked above
 		request := rawnl.Message{Type: m.Type, Flags: routeAddFlags, Data: m.Data}
 		if !r.asStated() {
 			request = routeAdd(&r)

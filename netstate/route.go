@@ -117,8 +117,17 @@ func programmedRoute(m rawnl.Message) bool {
 		return false
 	}
 	attrs := m.Data[unix.SizeofRtMsg:]
-	hops := rawnl.Get(attrs, unix.RTA_MULTIPATH)
-	if hops == nil && rawnl.Get(attrs, unix.RTA_ENCAP_TYPE) == nil {
+	var hops []byte
+	encapsulated := false
+	for a := range rawnl.Each(attrs) {
+		switch a.Kind() {
+		case unix.RTA_MULTIPATH:
+			hops = a.Data
+		case unix.RTA_ENCAP_TYPE:
+			encapsulated = true
+		}
+	}
+	if hops == nil && !encapsulated {
 		return false // as nearly all of a million
 	}
 	for hop := range nexthopsOf(hops) {

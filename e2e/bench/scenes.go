@@ -12,8 +12,11 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/nsmigrate/nsmigrate/netstate"
 	"github.com/nsmigrate/nsmigrate/netstate/ns"
+	"github.com/nsmigrate/nsmigrate/netstate/rawnl"
 )
 
 // scene is a namespace with many objects of one kind, and how the usual tool takes and makes them.
@@ -26,6 +29,7 @@ type scene struct {
 	apply []tool // the first also makes the namespace that is captured
 	save  []tool
 	goal  float64 // how many times faster than apply
+	dumps []query // of the objects: what of a capture is the kernel's
 }
 
 // tool is a command of iproute2 or nft.
@@ -75,30 +79,43 @@ func scenes() []scene {
 	}
 	nft := tool{name: "nft -f", args: []string{"nft", "-f", "FILE"}}
 	list := []tool{command("nft list ruleset"), command("nft -j list ruleset")}
+	set := rawnl.AppendAttr(rawnl.AppendAttr([]byte{unix.NFPROTO_INET, 0, 0, 0}, unix.NFTA_SET_ELEM_LIST_TABLE, []byte("e\x00")),
+		unix.NFTA_SET_ELEM_LIST_SET, []byte("s\x00"))
+	// What the capture of a namespace with many links holds, by the tools that show it.
+	everything := tool{name: "ip, bridge, tc, sysctl", args: []string{"sh", "-euc", `ip -d link; ip addr; ip route show table all
+		ip -6 route show table all; ip rule; ip neigh; bridge fdb; bridge vlan; bridge mdb; tc qdisc; sysctl -a --pattern ^net`}}
+	// Statistics are left out, as the capture does.
+	linkDump := rawnl.AppendAttr(make([]byte, unix.SizeofIfInfomsg), unix.IFLA_EXT_MASK, []byte{8, 0, 0, 0})
 	return []scene{
 		{
 			name: "50,000 routes", kind: netstate.KindRoute, count: 50_000, stage: twoEnds, input: routes.String(), goal: 3,
 			apply: []tool{batch(), restore("route")}, save: []tool{command("ip route save"), command("ip route show")},
+			dumps: []query{route(unix.RTM_GETROUTE, append([]byte{unix.AF_INET}, make([]byte, unix.SizeofRtMsg-1)...))},
 		},
 		{
 			name: "2,000 addresses", kind: netstate.KindAddress, count: 2_000, stage: twoEnds, input: addresses.String(), goal: 3,
 			apply: []tool{batch(), restore("addr")}, save: []tool{command("ip addr save"), command("ip addr show")},
+			dumps: []query{route(unix.RTM_GETADDR, make([]byte, unix.SizeofIfAddrmsg))},
 		},
 		{
 			name: "10,000 neighbours", kind: netstate.KindNeigh, count: 10_000, stage: twoEnds, input: neighbours.String(), goal: 3,
 			apply: []tool{batch()}, save: []tool{command("ip neigh show nud all")},
+			dumps: []query{route(unix.RTM_GETNEIGH, make([]byte, 12))},
 		},
 		{
 			name: "500 links", kind: netstate.KindLink, count: 500, stage: "ip link set lo up", input: links.String(), goal: 3,
-			apply: []tool{batch()}, save: []tool{command("ip -d link show")},
+			apply: []tool{batch()}, save: []tool{command("ip -d link show"), everything},
+			dumps: []query{route(unix.RTM_GETLINK, linkDump)},
 		},
 		{
 			name: "10,000 nft rules", kind: netstate.KindNFTables, count: 10_000, stage: "true", input: rules.String() + "}\n}\n", goal: 1,
 			apply: []tool{nft}, save: list,
+			dumps: []query{{unix.NETLINK_NETFILTER, rawnl.Message{Type: unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETRULE, Data: make([]byte, 4)}}},
 		},
 		{
 			name: "100,000 set elements", kind: netstate.KindNFTables, stage: "true", input: elements.String() + "}\n}\n}\n", goal: 1,
 			apply: []tool{nft}, save: list,
+			dumps: []query{{unix.NETLINK_NETFILTER, rawnl.Message{Type: unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETSETELEM, Data: set}}},
 		},
 	}
 }
@@ -240,23 +257,39 @@ func (b *bench) scene(ctx context.Context, s *scene) ([]Result, error) {
 			return nil, err
 		}
 	}
-	captured, applied := make([]time.Duration, b.rounds), make([]time.Duration, b.rounds)
+	time.Sleep(settling)
+	// A round of ours and the tools' each: they share what else the machine does. First all captures, because the kernel
+	// has work for seconds with what is built.
+	var captured, dumped, applied, made []time.Duration
 	saves, applies := make([][]time.Duration, len(s.save)), make([][]time.Duration, len(s.apply))
-	for round := range b.rounds {
-		state, took, err := b.capture(ctx, source, nil)
-		if err != nil {
+	var state *netstate.State
+	for range b.rounds {
+		var took time.Duration
+		if state, took, err = b.capture(ctx, source, nil); err != nil {
 			return nil, err
 		}
-		captured[round] = took
+		captured = append(captured, took)
+		if took, err = drain(source, s.dumps); err != nil {
+			return nil, err
+		}
+		dumped = append(dumped, took)
 		for i, t := range s.save {
 			if took, err = b.run(ctx, source, t, ""); err != nil {
 				return nil, err
 			}
 			saves[i] = append(saves[i], took)
 		}
-		if applied[round], err = b.again(ctx, s, state); err != nil {
+	}
+	for range b.rounds {
+		took, err := b.again(ctx, s, state)
+		if err != nil {
 			return nil, err
 		}
+		applied = append(applied, took)
+		if took, err = b.bare(ctx, s, state); err != nil {
+			return nil, err
+		}
+		made = append(made, took)
 		for i, t := range s.apply {
 			n, err := b.fresh()
 			if err != nil {
@@ -272,14 +305,23 @@ func (b *bench) scene(ctx context.Context, s *scene) ([]Result, error) {
 		}
 	}
 	var results []Result
+	add := func(r Result, kernel []time.Duration) {
+		of := milliseconds(kernel)
+		r.Kernel = &of
+		results = append(results, r)
+	}
 	for i, t := range s.save {
-		results = append(results, faster(s.name+": capture", milliseconds(captured), t.name, milliseconds(saves[i]), captureGoal))
+		add(faster(s.name+": capture", milliseconds(captured), t.name, milliseconds(saves[i]), captureGoal), dumped)
 	}
 	for i, t := range s.apply {
-		results = append(results, faster(s.name+": apply", milliseconds(applied), t.name, milliseconds(applies[i]), s.goal))
+		add(faster(s.name+": apply", milliseconds(applied), t.name, milliseconds(applies[i]), s.goal), made)
 	}
 	return results, nil
 }
+
+// settling is how long the kernel is left alone with what was just made: new links look for duplicates of their addresses
+// and tell of their multicast groups.
+const settling = 3 * time.Second
 
 // again builds a state in a fresh namespace, and looks whether it is there.
 func (b *bench) again(ctx context.Context, s *scene, state *netstate.State) (time.Duration, error) {
@@ -338,10 +380,12 @@ func (b *bench) container(ctx context.Context) ([]Result, error) {
 	if err != nil {
 		return nil, err
 	}
+	time.Sleep(settling)
 	var full, again, built []time.Duration
+	var s *netstate.State
 	for range 5 * b.rounds {
-		s, took, err := b.capture(ctx, source, nil)
-		if err != nil {
+		var took time.Duration
+		if s, took, err = b.capture(ctx, source, nil); err != nil {
 			return nil, err
 		}
 		full = append(full, took)
@@ -349,6 +393,8 @@ func (b *bench) container(ctx context.Context) ([]Result, error) {
 			return nil, err
 		}
 		again = append(again, took)
+	}
+	for range 5 * b.rounds {
 		target, err := b.fresh()
 		if err != nil {
 			return nil, err
@@ -360,7 +406,8 @@ func (b *bench) container(ctx context.Context) ([]Result, error) {
 		if err := b.shell(ctx, host, `ip link add br0 type bridge; ip link set br0 up`); err != nil {
 			return nil, err
 		}
-		if took, err = b.build(ctx, target, s, host); err != nil {
+		took, err := b.build(ctx, target, s, host)
+		if err != nil {
 			return nil, err
 		}
 		built = append(built, took)
