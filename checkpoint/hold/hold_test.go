@@ -391,6 +391,33 @@ func TestFull(t *testing.T) {
 	}
 }
 
+// An uplink that has lost its end on the host costs its own packets only, and somebody is told.
+func TestGiveWithoutLink(t *testing.T) {
+	s := newScene(t)
+	service, client := s.udp(s.svc, "192.0.2.2:53"), s.udp(s.host, "192.0.2.1:0")
+	s.reach(client, service)
+	s.check(s.lock.Hold(t.Context()))
+	s.send(client, service, "held")
+	frames := s.datagrams(1)
+	s.check(s.lock.Release())
+	lost := s.uplinks[0]
+	lost.Index, lost.Peer = lost.Index+1, "veth-lost"
+	other := hold.Frame{Index: lost.Index, Data: frames[0].Data}
+	s.check(s.host.Do(func() error {
+		given, err := hold.Give([]hold.Uplink{lost, s.uplinks[0]}, append([]hold.Frame{other}, frames...))
+		if given != 1 || err == nil || !strings.Contains(err.Error(), "veth-lost") {
+			t.Errorf("%d frames were given: %v", given, err)
+		}
+		if given, err := hold.Give([]hold.Uplink{lost}, nil); given != 0 || err != nil {
+			t.Errorf("of no frames, %d were given: %v", given, err)
+		}
+		return nil
+	}))
+	if got := s.received(service, 1); !slices.Equal(got, []string{"held"}) {
+		t.Errorf("the service received %q", got)
+	}
+}
+
 // Two of them don't take each other's packets.
 func TestGroupsAreTheirOwn(t *testing.T) {
 	s := newScene(t)

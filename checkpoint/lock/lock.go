@@ -40,11 +40,11 @@ const LogPrefix = "nsmigrate_lock"
 
 // Lock is the filter of one namespace. Open prepares it, Hold and Release switch it.
 type Lock struct {
-	conn  *rawnl.Conn
-	group uint16 // 0 is none
-	held  bool
-	kept  bool
-	syn   bool
+	conn *rawnl.Conn
+	tell teller
+	held bool
+	kept bool
+	syn  bool
 }
 
 // Open opens the lock's socket in the namespace and changes nothing yet.
@@ -53,22 +53,22 @@ func Open(n *ns.NS) (*Lock, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open lock: %w", err)
 	}
-	return &Lock{conn: conn}, nil
+	return &Lock{conn: conn, tell: teller{by: "log"}}, nil
 }
 
 // LogTo has every packet that comes from outside, and that the lock drops from now on, told to a group of
 // nfnetlink_log, with [LogPrefix], exactly as it came: 0 is no group. It has to be called before the lock is first used.
-func (l *Lock) LogTo(group uint16) { l.group = group }
+func (l *Lock) LogTo(group uint16) { l.tell.group = group }
 
 // Logs returns the group that the lock tells of what it drops: 0 if there is none, be it that the kernel has no nft_log.
-func (l *Lock) Logs() uint16 { return l.group }
+func (l *Lock) Logs() uint16 { return l.tell.group }
 
 // transaction applies messages that may tell of packets, without that if the kernel can't.
-func (l *Lock) transaction(ctx context.Context, msgs func(group uint16) []rawnl.Message) error {
-	err := l.conn.Transaction(ctx, unix.NFNL_SUBSYS_NFTABLES, msgs(l.group))
-	if l.group != 0 && (errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EOPNOTSUPP)) {
-		l.group = 0
-		err = l.conn.Transaction(ctx, unix.NFNL_SUBSYS_NFTABLES, msgs(0))
+func (l *Lock) transaction(ctx context.Context, msgs func(teller) []rawnl.Message) error {
+	err := l.conn.Transaction(ctx, unix.NFNL_SUBSYS_NFTABLES, msgs(l.tell))
+	if l.tell.group != 0 && (errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EOPNOTSUPP)) {
+		l.tell.group = 0
+		err = l.conn.Transaction(ctx, unix.NFNL_SUBSYS_NFTABLES, msgs(l.tell))
 	}
 	return err
 }
@@ -78,7 +78,7 @@ func (l *Lock) Hold(ctx context.Context) error {
 	if l.held {
 		return nil
 	}
-	if err := l.transaction(ctx, func(g uint16) []rawnl.Message { return filter(Table, tableOwner, g) }); err != nil {
+	if err := l.transaction(ctx, func(to teller) []rawnl.Message { return filter(Table, tableOwner, to) }); err != nil {
 		return fmt.Errorf("lock the namespace: %w", err)
 	}
 	l.held = true
@@ -92,7 +92,7 @@ func (l *Lock) Keep() error {
 		return nil
 	}
 	// Not cancelled with the operation: it is part of every way back.
-	err := l.transaction(context.Background(), func(g uint16) []rawnl.Message { return filter(TableKept, 0, g) })
+	err := l.transaction(context.Background(), func(to teller) []rawnl.Message { return filter(TableKept, 0, to) })
 	if err != nil && !errors.Is(err, unix.EEXIST) {
 		return fmt.Errorf("lock the namespace for good: %w", err)
 	}
@@ -115,7 +115,7 @@ func Drop(n *ns.NS) error {
 }
 
 // filter is the transaction that makes a namespace mute.
-func filter(table string, flags uint32, group uint16) []rawnl.Message {
+func filter(table string, flags uint32, to teller) []rawnl.Message {
 	var msgs []rawnl.Message
 	for _, family := range []byte{unix.NFPROTO_INET, unix.NFPROTO_ARP} {
 		msgs = append(msgs, newTable(family, table, flags))
@@ -124,8 +124,8 @@ func filter(table string, flags uint32, group uint16) []rawnl.Message {
 			if family == unix.NFPROTO_INET && h.num != unix.NF_INET_FORWARD {
 				msgs = append(msgs, newRule(family, table, h.name, acceptMark(criuMark)))
 			}
-			if family == unix.NFPROTO_INET && h.num == unix.NF_INET_PRE_ROUTING && group != 0 {
-				msgs = append(msgs, newRule(family, table, h.name, appendLog(fromOutside(nil), group)))
+			if family == unix.NFPROTO_INET && h.num == unix.NF_INET_PRE_ROUTING && to.group != 0 {
+				msgs = append(msgs, newRule(family, table, h.name, to.append(fromOutside(nil))))
 			}
 		}
 	}
@@ -157,13 +157,13 @@ func (l *Lock) HoldNew(ctx context.Context) error {
 	if l.syn {
 		return nil
 	}
-	if err := l.transaction(ctx, func(group uint16) []rawnl.Message {
+	if err := l.transaction(ctx, func(to teller) []rawnl.Message {
 		msgs := []rawnl.Message{
 			newTable(unix.NFPROTO_INET, TableSYN, tableOwner),
 			newChain(unix.NFPROTO_INET, TableSYN, "prerouting", unix.NF_INET_PRE_ROUTING, nfAccept),
 		}
-		if group != 0 {
-			msgs = append(msgs, newRule(unix.NFPROTO_INET, TableSYN, "prerouting", appendLog(matchSYN(fromOutside(nil)), group)))
+		if to.group != 0 {
+			msgs = append(msgs, newRule(unix.NFPROTO_INET, TableSYN, "prerouting", to.append(matchSYN(fromOutside(nil)))))
 		}
 		return append(msgs, newRule(unix.NFPROTO_INET, TableSYN, "prerouting", appendVerdict(matchSYN(nil), nfDrop)))
 	}); err != nil {
@@ -176,7 +176,7 @@ func (l *Lock) HoldNew(ctx context.Context) error {
 // HoldDatagrams drops UDP from outside until [Lock.ReleaseNew], if what is dropped is told to a group: they are not lost
 // then, as those would be that a service has received but not read when it is frozen. It follows [Lock.HoldNew].
 func (l *Lock) HoldDatagrams(ctx context.Context) error {
-	if !l.syn || l.group == 0 {
+	if !l.syn || l.Logs() == 0 {
 		return nil
 	}
 	match := func() []byte {
@@ -184,7 +184,7 @@ func (l *Lock) HoldDatagrams(ctx context.Context) error {
 		return appendCompare(b, []byte{unix.IPPROTO_UDP})
 	}
 	if err := l.conn.Transaction(ctx, unix.NFNL_SUBSYS_NFTABLES, []rawnl.Message{
-		newRule(unix.NFPROTO_INET, TableSYN, "prerouting", appendLog(match(), l.group)),
+		newRule(unix.NFPROTO_INET, TableSYN, "prerouting", l.tell.append(match())),
 		newRule(unix.NFPROTO_INET, TableSYN, "prerouting", appendVerdict(match(), nfDrop)),
 	}); err != nil {
 		return fmt.Errorf("hold back datagrams: %w", err)
@@ -298,10 +298,16 @@ func matchSYN(b []byte) []byte {
 	return appendCompare(b, []byte{syn})
 }
 
-// appendLog is `log group GROUP prefix PREFIX`.
-func appendLog(b []byte, group uint16) []byte {
-	return appendExpr(b, "log",
-		rawnl.AppendAttr(nil, unix.NFTA_LOG_GROUP, binary.BigEndian.AppendUint16(nil, group)),
+// teller is what tells a group of packets.
+type teller struct {
+	group uint16 // 0 is none
+	by    string // expression, which a kernel without nft_log does not know
+}
+
+// append appends `log group GROUP prefix PREFIX`.
+func (to teller) append(b []byte) []byte {
+	return appendExpr(b, to.by,
+		rawnl.AppendAttr(nil, unix.NFTA_LOG_GROUP, binary.BigEndian.AppendUint16(nil, to.group)),
 		rawnl.AppendAttr(nil, unix.NFTA_LOG_PREFIX, cstring(LogPrefix)))
 }
 

@@ -1,6 +1,7 @@
 package lock_test
 
 import (
+	"errors"
 	"net"
 	"os"
 	"os/exec"
@@ -81,6 +82,48 @@ func TestHold(t *testing.T) {
 	}
 	if err := ping(n); err != nil {
 		t.Errorf("nothing passes the released lock: %v", err)
+	}
+}
+
+// Where the kernel can't tell of what is dropped, it is dropped nevertheless.
+func TestWithoutLog(t *testing.T) {
+	for name, hold := range map[string]func(*lock.Lock) error{
+		"hold":     func(l *lock.Lock) error { return l.Hold(t.Context()) },
+		"keep":     (*lock.Lock).Keep,
+		"hold new": func(l *lock.Lock) error { return l.HoldNew(t.Context()) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := newNS(t)
+			l := openLock(t, n)
+			defer l.Close()
+			l.WithoutLog()
+			l.LogTo(1)
+			if err := hold(l); err != nil {
+				t.Fatal(err)
+			}
+			if got := l.Logs(); got != 0 {
+				t.Errorf("it tells group %d", got)
+			}
+			if err := l.HoldDatagrams(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if name == "hold new" {
+				if err := ping(n); err != nil {
+					t.Errorf("datagrams are dropped, for good: %v", err)
+				}
+				if c := dial(t, n, listen(t, n).Addr().String(), 200*time.Millisecond); c != nil {
+					t.Error("a new connection was let in")
+				}
+			} else if ping(n) == nil {
+				t.Error("a packet passed the lock")
+			}
+			if err := errors.Join(l.Release(), l.ReleaseNew()); err != nil {
+				t.Fatal(err)
+			}
+			if err := ping(n); err != nil {
+				t.Errorf("nothing passes the released lock: %v", err)
+			}
+		})
 	}
 }
 
