@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
+	"syscall"
 	"testing"
 
 	"github.com/nsmigrate/nsmigrate/e2e/lab"
@@ -27,14 +29,7 @@ func TestHeldPackets(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			w := newWorld(t)
-			w.patient()
-			w.serve("--udp", ":7000")
-			var loads []*client
-			for _, family := range []string{"4", "6"} {
-				for _, mode := range []string{"echo", "udp"} {
-					loads = append(loads, w.load("--connect", w.svc.Addr(family, 7000), "--mode", mode, "--conns", "1", "--period", "0"))
-				}
-			}
+			loads := w.idle()
 			stop := filepath.Join(w.Dir, "stop")
 			cmd := exec.Command(w.faultyBin(), "migrate", "--format", "json", "--netns", w.svc.Name, "--to", w.linkTo(w.B).address())
 			cmd.Env = append(lab.Environ(), "NSMIGRATE_FAULT="+wait+stop+c.fault)
@@ -48,20 +43,7 @@ func TestHeldPackets(t *testing.T) {
 				_, err := os.Stat(stop)
 				return err
 			}))
-			before := w.sent()
-			progress := make(chan error, len(loads))
-			for _, l := range loads {
-				go func() {
-					r, err := l.Order(w.ctx, control.Progress)
-					progress <- errors.Join(err, r.Err())
-				}()
-			}
-			w.check(lab.Eventually(w.limit(), func() error {
-				if n := w.sent() - before; n < len(loads) {
-					return fmt.Errorf("%d of %d packets were sent", n, len(loads))
-				}
-				return nil
-			}))
+			progress := w.prompt(loads)
 			w.check(os.Remove(stop))
 			<-p.Done()
 			at := w.B
@@ -76,29 +58,121 @@ func TestHeldPackets(t *testing.T) {
 					t.Errorf("held: %+v", result.Held)
 				}
 			}
-			for range loads {
-				select {
-				case err := <-progress:
-					w.check(err)
-				case <-w.limit().Done():
-					t.Fatal("somebody waits for an answer")
-				}
-			}
+			w.answered(progress)
 			w.unharmed()
-			for _, l := range loads {
-				if r := l.stop(); r.Lost != 0 {
-					t.Errorf("%d datagrams got no answer, or more than one", int64(r.Lost))
-				}
-			}
-			for where, out := range map[string]string{
-				"the clients'":  w.output(w.Client, "nstat", "-asz", "TcpRetransSegs"),
-				"the service's": w.output(at, "ip", "netns", "exec", w.svc.Name, "nstat", "-asz", "TcpRetransSegs"),
-			} {
-				if !strings.Contains(strings.Join(strings.Fields(out), " "), "TcpRetransSegs 0") {
-					t.Errorf("%s side sent segments again: %s", where, out)
-				}
-			}
+			w.nothingAgain(at, loads)
 		})
+	}
+}
+
+// What clients send while a snapshot is taken reaches the service that goes on: nobody sends anything again.
+func TestHeldInSnapshot(t *testing.T) {
+	w := newWorld(t)
+	loads := w.idle()
+	w.servicePID = w.pid(w.A, "peer", "serve")
+	given := 0
+	for range 50 { // until a dump is met while the service stands still
+		p, said := w.run(w.A, exec.Command(w.nsmigrateBin(), "dump", "--format", "json", "--netns", w.svc.Name, "-R", "-e", w.image(w.A)))
+		r := &running{w: w, host: w.A, process: p}
+		met := r.await(w.A, dumpMoments[2])
+		if met {
+			r.signal(syscall.SIGSTOP)
+		}
+		progress := w.prompt(loads)
+		if met {
+			r.signal(syscall.SIGCONT)
+		}
+		<-p.Done()
+		w.answered(progress)
+		var result struct {
+			Held struct{ Given, Dropped int }
+		}
+		w.check(json.Unmarshal([]byte(said.String()), &result))
+		if result.Held.Dropped > 0 {
+			t.Errorf("held: %+v", result.Held)
+		}
+		w.check(os.Remove(w.image(w.A)))
+		if given = result.Held.Given; given >= len(loads) {
+			break
+		}
+	}
+	if given == 0 {
+		t.Error("no packet met a snapshot")
+	}
+	w.unharmed()
+	w.nothingAgain(w.A, loads)
+}
+
+// idle starts the service, and clients that send when they are asked to. No timer makes them send anything again.
+func (w *world) idle() (loads []*client) {
+	w.Helper()
+	w.patient()
+	w.serve("--udp", ":7000")
+	for _, family := range []string{"4", "6"} {
+		for _, mode := range []string{"echo", "udp"} {
+			loads = append(loads, w.load("--connect", w.svc.Addr(family, 7000), "--mode", mode, "--conns", "1", "--period", "0"))
+		}
+	}
+	return loads
+}
+
+// prompt has clients send something, and returns when they have. Each answer is for answered.
+func (w *world) prompt(loads []*client) <-chan error {
+	w.Helper()
+	before := w.sent()
+	progress := make(chan error, len(loads))
+	go func() {
+		defer close(progress)
+		var wait sync.WaitGroup
+		for _, l := range loads {
+			wait.Go(func() {
+				r, err := l.Order(w.ctx, control.Progress)
+				progress <- errors.Join(err, r.Err())
+			})
+		}
+		wait.Wait()
+	}()
+	w.check(lab.Eventually(w.limit(), func() error {
+		if n := w.sent() - before; n < len(loads) {
+			return fmt.Errorf("%d of %d packets were sent", n, len(loads))
+		}
+		return nil
+	}))
+	return progress
+}
+
+// answered waits until everybody has their answers.
+func (w *world) answered(progress <-chan error) {
+	w.Helper()
+	limit := w.limit().Done()
+	for {
+		select {
+		case err, ok := <-progress:
+			if !ok {
+				return
+			}
+			w.check(err)
+		case <-limit:
+			w.Fatal("somebody waits for an answer")
+		}
+	}
+}
+
+// nothingAgain ends the clients, and demands that every datagram had one answer and that no segment was sent twice.
+func (w *world) nothingAgain(at *lab.Host, loads []*client) {
+	w.Helper()
+	for _, l := range loads {
+		if r := l.stop(); r.Lost != 0 {
+			w.Errorf("%d datagrams got no answer, or more than one", int64(r.Lost))
+		}
+	}
+	for where, out := range map[string]string{
+		"the clients'":  w.output(w.Client, "nstat", "-asz", "TcpRetransSegs"),
+		"the service's": w.output(at, "ip", "netns", "exec", w.svc.Name, "nstat", "-asz", "TcpRetransSegs"),
+	} {
+		if !strings.Contains(strings.Join(strings.Fields(out), " "), "TcpRetransSegs 0") {
+			w.Errorf("%s side sent segments again: %s", where, out)
+		}
 	}
 }
 
