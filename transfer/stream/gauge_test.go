@@ -39,18 +39,33 @@ func TestGauge(t *testing.T) {
 // Without measurements zstd is tried; when it doesn't pay, it is tried again now and then.
 func TestGaugeProbes(t *testing.T) {
 	g := newGauge(2)
-	if !g.try() {
+	if !g.try(frameSize) {
 		t.Error("the first frame did not go through zstd")
 	}
 	g.packed(frameSize, frameSize, time.Millisecond)
 	tries := 0
 	for range 10 * probeEvery {
-		if g.try() {
+		if g.try(frameSize) {
 			tries++
 		}
 	}
 	if tries != 10 {
 		t.Errorf("%d of %d frames of noise went through zstd", tries, 10*probeEvery)
+	}
+}
+
+// What a link that nobody has measured takes in a moment is not worth two processes' time.
+func TestGaugeSmall(t *testing.T) {
+	g := newGauge(2)
+	if g.try(small - 1) {
+		t.Error("a small frame went through zstd")
+	}
+	g.written(windowBytes, time.Second)
+	if g.try(pageSize - 1) {
+		t.Error("less than a page went through zstd")
+	}
+	if !g.try(small - 1) {
+		t.Error("a small frame did not go through zstd, on a slow link")
 	}
 }
 
@@ -79,11 +94,11 @@ func TestGaugeLink(t *testing.T) {
 func TestGaugeColdEncoder(t *testing.T) {
 	g := newGauge(2)
 	g.packed(16<<10, 8<<10, 5*time.Millisecond)
-	if !g.try() {
+	if !g.try(frameSize) {
 		t.Error("zstd was given up after a few pages")
 	}
 	g.packed(frameSize, frameSize/5, 3*time.Millisecond)
-	if !g.try() {
+	if !g.try(frameSize) {
 		t.Errorf("zstd of a fifth at %.0f MB/s is not used on a link that wasn't measured", 1e-6/g.cost)
 	}
 }
@@ -95,7 +110,7 @@ func TestGaugeFaster(t *testing.T) {
 	now := time.Unix(0, 0)
 	stream := func(frames int, plain, zstd time.Duration) (zipped int) {
 		for range frames {
-			way := g.try()
+			way := g.try(frameSize)
 			now = now.Add(plain)
 			if way {
 				now = now.Add(zstd - plain)

@@ -114,7 +114,7 @@ func (p *packer) pack(f *outFrame) error {
 		f.unpacked, f.tried = f.n, false
 		f.digest = digestOf(f.data())
 		bitmap, used := pages(f.data())
-		if used > 0 && (p.mode == Zstd || p.mode == Auto && f.n >= pageSize && p.gauge.try()) {
+		if used > 0 && (p.mode == Zstd || p.mode == Auto && p.gauge.try(f.n)) {
 			f.tried = true
 			start := time.Now()
 			f.spare = encoder.EncodeAll(f.data(), append(f.spare[:0], make([]byte, headerSize)...))
@@ -195,7 +195,8 @@ func expand(dst, payload []byte, n int) ([]byte, error) {
 }
 
 const (
-	presumedRate = 125e6 // bytes a second of a link that wasn't measured: a gigabit
+	presumedRate = 125e6     // bytes a second of a link that wasn't measured: a gigabit
+	small        = 128 << 10 // bytes of a frame
 	windowBytes  = 256 << 10
 	windows      = 8
 	probeEvery   = 32  // frames; what the data is like changes
@@ -235,10 +236,15 @@ type run struct {
 
 func newGauge(workers int) *gauge { return &gauge{workers: float64(workers)} }
 
-// try says whether the next frame shall go through zstd: because that pays, or to learn whether it would.
-func (g *gauge) try() bool {
+// try says whether the next frame, of n bytes, shall go through zstd: because that pays, or to learn whether it would. As
+// long as nothing is known of the link, a frame that a gigabit a second takes in a millisecond is not worth the two
+// processes' time.
+func (g *gauge) try(n int) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if n < pageSize || n < small && len(g.rates) == 0 {
+		return false
+	}
 	g.since++
 	if g.tried < frameSize || g.since >= probeEvery || g.pays() && g.faster() {
 		g.since = 0
