@@ -40,7 +40,7 @@ func (ts trees) awaitStopped() error {
 		case time.Since(begun) > stopTime:
 			return fmt.Errorf("%d threads did not stop within %s", running, stopTime)
 		}
-		time.Sleep(50 * time.Microsecond) // nobody but the parent is told when a process stops
+		proc.Pause(20 * time.Microsecond) // nobody but the parent is told when a process stops
 	}
 }
 

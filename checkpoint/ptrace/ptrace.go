@@ -10,6 +10,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/nsmigrate/nsmigrate/checkpoint/proc"
 )
 
 // ErrGone means that a process ended under its tracer.
@@ -102,10 +104,10 @@ func awaitStatus(tid int, within time.Duration) (unix.WaitStatus, error) {
 			return status, ErrGone
 		case time.Since(begun) > within:
 			return 0, errNoStop
-		case time.Since(begun) < 200*time.Microsecond:
+		case time.Since(begun) < 20*time.Microsecond:
 			runtime.Gosched()
 		default:
-			time.Sleep(100 * time.Microsecond) // ptrace has no event that could be waited for with a time limit
+			proc.Pause(20 * time.Microsecond) // ptrace has no event that could be waited for with a time limit
 		}
 	}
 }
