@@ -137,7 +137,7 @@ func (t *Tree) SameSurroundings(o *Tree) bool {
 		return reflect.DeepEqual(a, b)
 	}
 	return t.Dir == o.Dir && t.Root == o.Root && t.PIDNS == o.PIDNS && t.MountNS == o.MountNS && t.ShellJob == o.ShellJob &&
-		slices.EqualFunc(t.Externals, o.Externals, same)
+		slices.Equal(t.SkipMounts, o.SkipMounts) && slices.EqualFunc(t.Externals, o.Externals, same)
 }
 
 // File is a regular file that a tree uses and that CRIU finds again by its path and size.

@@ -21,6 +21,7 @@ import (
 	"github.com/nsmigrate/nsmigrate/checkpoint/lock"
 	"github.com/nsmigrate/nsmigrate/checkpoint/sidecar"
 	"github.com/nsmigrate/nsmigrate/checkpoint/sockets"
+	"github.com/nsmigrate/nsmigrate/checkpoint/sprint"
 	"github.com/nsmigrate/nsmigrate/netstate"
 	"github.com/nsmigrate/nsmigrate/netstate/ns"
 	"github.com/nsmigrate/nsmigrate/restore/wire"
@@ -114,6 +115,7 @@ type Restoration struct {
 	announce *wire.Announcer
 
 	breakpoints criu.Breakpoints
+	sprint      *sprint.Sprint // while the service stands still
 }
 
 // Build makes what the service will live in, while it may still run elsewhere: the namespace, cut off from the outside
@@ -198,7 +200,7 @@ func (r *Restoration) prepareTrees(dir string) error {
 		if slices.ContainsFunc(t.facts.Externals, func(e checkpoint.External) bool { return r.opts.brought(e.Path) }) {
 			continue // criu gets its files when it starts, and one is not here yet
 		}
-		if err := t.start(r.opts.Stdio); err != nil {
+		if err := t.start(r.opts.Stdio, r.report.TCPClose); err != nil {
 			return err
 		}
 	}
@@ -209,7 +211,7 @@ func (r *Restoration) prepareTrees(dir string) error {
 func (r *Restoration) awaitFiles() error {
 	for _, t := range r.trees {
 		if t.criu == nil {
-			if err := t.start(r.opts.Stdio); err != nil {
+			if err := t.start(r.opts.Stdio, r.report.TCPClose); err != nil {
 				return err
 			}
 		} else if err := t.seek(); err != nil {
@@ -227,12 +229,15 @@ func (r *Restoration) Restore(ctx context.Context, dir string, m *checkpoint.Man
 	if err := r.update(ctx, dir, m, state); err != nil {
 		return err
 	}
+	if r.sprint.Over() {
+		r.Hurry()
+	}
 	var opening errgroup.Group // beside criu, which uses one core
 	opening.Go(func() error { return r.openImage(dir) })
 	defer opening.Wait() //nolint:errcheck // waited for below, unless something else has failed before
 	r.clock.Phase("ask criu", false)
 	for _, t := range r.trees {
-		if err := t.request(ctx, r.report.TCPClose); err != nil {
+		if err := t.begin(ctx); err != nil {
 			return err
 		}
 	}
@@ -260,6 +265,22 @@ func (r *Restoration) Restore(ctx context.Context, dir string, m *checkpoint.Man
 		return err
 	}
 	return r.finishTrees()
+}
+
+// patient is how many bytes of memory a service has whose criu takes so long to read them that others should not wait for
+// its processes: those would stay before them until they are complete.
+const patient = 64 << 20
+
+// Hurry says that the service stands still from now on: the restore goes before other processes of this host for a moment.
+func (r *Restoration) Hurry() {
+	r.sprint.End()
+	var pids []int
+	for _, t := range r.trees {
+		if t.criu != nil && r.manifest.Memory < patient {
+			pids = append(pids, t.criu.PID())
+		}
+	}
+	r.sprint = sprint.Start(pids...)
 }
 
 // update takes over what changed at a service that ran on while its surroundings were built here.
@@ -427,6 +448,7 @@ func (r *Restoration) writePIDFile() error {
 // GoLive lets the service be heard and run. From its first step on there is no way back; should it fail, or we die,
 // it may be done again ([Record.GoLive]).
 func (r *Restoration) GoLive(ctx context.Context) error {
+	defer r.sprint.End()
 	r.clock.Phase("go live", false)
 	// Unlocked first: nothing that comes in as soon as the links are up finds the lock.
 	if err := r.lock.Release(); err != nil {
@@ -479,6 +501,7 @@ func (r *Restoration) sinceStart() time.Duration {
 
 // Undo removes everything that was built. It returns the [*Error] that tells what failed, and what could not be removed.
 func (r *Restoration) Undo(cause error) error {
+	r.sprint.End()
 	failed := &Error{Phase: r.clock.Current(), Err: cause}
 	r.clock.Phase("take back", false)
 	var errs []error
@@ -519,6 +542,7 @@ func (r *Restoration) Report() *Report {
 // Close releases what the restore holds. The service, if it is live, lives on.
 func (r *Restoration) Close() {
 	defer r.breakpoints.Close() //nolint:errcheck // nothing was written
+	r.sprint.End()
 	for _, t := range r.trees {
 		t.close()
 	}

@@ -54,18 +54,28 @@ func (t *tree) prepare(path, dir, logs, name string, n *ns.NS) error {
 	if err != nil {
 		return err
 	}
-	t.config = criu.Config{Path: path, Place: place, Images: images, Work: work}
+	t.config = criu.Config{Path: path, Place: place, Images: images, Work: work, Await: criu.Waits(images.Name())}
 	return nil
 }
 
-// start starts the tree's criu, which gets what takes the place of the files that stayed behind.
-func (t *tree) start(stdio []*os.File) error {
+// start starts the tree's criu, which gets what takes the place of the files that stayed behind, and has it take up the
+// restore. What criu wants to know of the kernel it finds out then, over the loopback device if it must, so the namespace
+// must not be locked before [tree.begin].
+func (t *tree) start(stdio []*os.File, tcpClose bool) error {
 	if err := t.openExternals(stdio); err != nil {
 		return err
 	}
 	t.config.Inherit = t.inherit
 	var err error
-	t.criu, err = criu.Start(t.config)
+	if t.criu, err = criu.Start(t.config); err != nil {
+		return err
+	}
+	o := criu.RestoreOptions{TCPClose: tcpClose, Root: t.root, ShellJob: t.facts.ShellJob}
+	if t.facts.MountNS == checkpoint.MountOwn {
+		o.External = []string{"mnt[]"}
+		o.SkipMounts = t.facts.SkipMounts
+	}
+	t.session, err = t.criu.Restore(o)
 	return err
 }
 
@@ -113,16 +123,9 @@ func (t *tree) keep(f *os.File, err error) (*os.File, error) {
 	return f, err
 }
 
-// request has criu take up the restore and stop before it makes anything. What criu wants to know of the kernel it
-// finds out here, over the loopback device if it must, so the namespace must not be locked yet.
-func (t *tree) request(ctx context.Context, tcpClose bool) error {
-	o := criu.RestoreOptions{TCPClose: tcpClose, Root: t.root, ShellJob: t.facts.ShellJob}
-	if t.facts.MountNS == checkpoint.MountOwn {
-		o.External = []string{"mnt[]"}
-		o.SkipMounts = t.facts.SkipMounts
-	}
-	var err error
-	if t.session, err = t.criu.Restore(o); err != nil {
+// begin lets criu have the images, and stops it before it makes anything.
+func (t *tree) begin(ctx context.Context) error {
+	if err := t.criu.Arrived(); err != nil {
 		return err
 	}
 	return t.session.Advance(ctx, criu.PreRestore)

@@ -37,6 +37,7 @@ type Config struct {
 	Work    *os.File // directory of the log and the statistics
 	Inherit []Inherit
 	Pages   *PageServer // takes the memory of a dump; nil leaves it to images
+	Await   bool        // the images of a restore may come later: see [Process.Arrived]
 }
 
 // Process is a running `criu swrk` that waits for its one request. Starting it early keeps the exec and
@@ -47,6 +48,8 @@ type Process struct {
 	work    *os.File
 	inherit []Inherit
 	pages   *int32     // descriptor of the page server, if there is one
+	images  string     // directory
+	gate    *os.File   // what criu waits at for its images; nil if they are there
 	files   []*os.File // ours to close
 	exited  chan struct{}
 	status  error
@@ -76,7 +79,7 @@ func Start(cfg Config) (*Process, error) {
 		ours.Close()
 		return nil, fmt.Errorf("start criu: %w", err)
 	}
-	p := &Process{sock: ours, work: cfg.Work, inherit: cfg.Inherit, files: []*os.File{ours, conf}, exited: make(chan struct{})}
+	p := &Process{sock: ours, work: cfg.Work, inherit: cfg.Inherit, images: cfg.Images.Name(), files: []*os.File{ours, conf}, exited: make(chan struct{})}
 	p.cmd = exec.Command(cfg.Path, "swrk", strconv.Itoa(fdSocket))
 	p.cmd.Dir = "/"
 	p.cmd.ExtraFiles = []*os.File{theirs, cfg.Images, cfg.Work, conf}
@@ -87,13 +90,21 @@ func Start(cfg Config) (*Process, error) {
 		p.pages = new(int32(3 + len(p.cmd.ExtraFiles)))
 		p.cmd.ExtraFiles = append(p.cmd.ExtraFiles, cfg.Pages.peer)
 	}
+	if cfg.Await {
+		theirs, err := p.makeGate(3 + len(p.cmd.ExtraFiles))
+		if err != nil {
+			p.closeFiles()
+			return nil, fmt.Errorf("start criu: %w", err)
+		}
+		defer theirs.Close()
+		p.cmd.ExtraFiles = append(p.cmd.ExtraFiles, theirs)
+	}
 	// A session of its own: Ctrl-C on the terminal is for us to handle, not for criu to die of, and a restored
 	// tree without a session joins this one and not that of a shell.
 	var handle int
 	p.cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true, PidFD: &handle}
 	if err := cfg.Place.start(p.cmd); err != nil {
-		ours.Close()
-		conf.Close()
+		p.closeFiles()
 		return nil, fmt.Errorf("start criu: %w", err)
 	}
 	if cfg.Pages != nil {
@@ -182,9 +193,7 @@ const killGrace = 30 * time.Second
 func (p *Process) Close() error {
 	var err error
 	p.once.Do(func() {
-		for _, f := range p.files {
-			f.Close()
-		}
+		p.closeFiles()
 		select {
 		case <-p.exited:
 		case <-time.After(killGrace):
@@ -194,6 +203,12 @@ func (p *Process) Close() error {
 		}
 	})
 	return err
+}
+
+func (p *Process) closeFiles() {
+	for _, f := range p.files {
+		f.Close()
+	}
 }
 
 func socketpair() (ours, theirs *os.File, err error) {

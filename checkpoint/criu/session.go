@@ -113,6 +113,9 @@ func (s *Session) Veto() error {
 	if s.done {
 		return ErrEnded
 	}
+	if s.proc.gate != nil {
+		s.proc.gate.Close() // or it would wait for images that don't come
+	}
 	for !s.done {
 		if s.held != "" {
 			if err := s.answer(false); err != nil {
