@@ -19,6 +19,7 @@ import (
 	"github.com/nsmigrate/nsmigrate/checkpoint/ptrace"
 	"github.com/nsmigrate/nsmigrate/checkpoint/sidecar"
 	"github.com/nsmigrate/nsmigrate/checkpoint/sockets"
+	"github.com/nsmigrate/nsmigrate/checkpoint/sprint"
 	"github.com/nsmigrate/nsmigrate/netstate"
 	"github.com/nsmigrate/nsmigrate/netstate/ns"
 )
@@ -41,6 +42,7 @@ type Service struct {
 	lock        *lock.Lock
 	inbox       inbox
 	trees       trees
+	sprint      *sprint.Sprint    // while it stands still
 	begun       map[string]*begun // digests of the image's memory
 	car         *sidecar.Sidecar
 }
@@ -289,6 +291,7 @@ func (s *Service) failed(cause error) error {
 // Freeze stops the service, makes it mute and writes its image to [Service.Image]. Afterwards, and also after an error,
 // it is frozen, and [Service.Resume] is the way back.
 func (s *Service) Freeze(ctx context.Context) error {
+	s.sprint = sprint.Start(s.trees.criuPIDs()...)
 	s.clock.Phase("stop", true)
 	if err := s.trees.stop(); err != nil {
 		return err
@@ -445,6 +448,7 @@ func (s *Service) Keep() error { return s.lock.Keep() }
 // put back.
 func (s *Service) Resume(cause error) *FailedError {
 	failed := &FailedError{Phase: s.clock.Current(), Err: cause}
+	defer s.sprint.End()
 	s.clock.Phase("roll back", true)
 	unlock := func() error { return errors.Join(s.lock.Release(), s.lock.ReleaseNew()) }
 	lost, stuck := s.trees.putBack(s.car, unlock)
@@ -459,6 +463,7 @@ func (s *Service) Resume(cause error) *FailedError {
 
 // End kills a frozen service without a packet and removes its namespace.
 func (s *Service) End(ctx context.Context) error {
+	s.sprint.End()
 	s.clock.Phase("end", false)
 	defer s.clock.Stop()
 	s.inbox.close()
@@ -524,6 +529,7 @@ func (s *Service) Report() *Report {
 // Close releases what the service's way out needs. The lock goes last: until then the namespace, if it is to end, is mute.
 func (s *Service) Close() {
 	defer s.breakpoints.Close() //nolint:errcheck // nothing was written
+	s.sprint.End()
 	s.trees.close()
 	s.target.ns.Close()
 	if s.lock != nil {

@@ -147,6 +147,14 @@ func (ts trees) freeze(ctx context.Context) error {
 	return ts.each(func(t *tree) error { return t.session.Advance(ctx, criu.QueryExtFiles) })
 }
 
+// criuPIDs lists the processes that dump the trees.
+func (ts trees) criuPIDs() (pids []int) {
+	for _, t := range ts {
+		pids = append(pids, t.criu.PID())
+	}
+	return pids
+}
+
 // redirect takes the datagram sockets of frozen trees off their peers outside, or connects them again.
 func (ts trees) redirect(connected bool) error {
 	var errs []error

@@ -41,6 +41,7 @@ type Destination struct {
 	manifest *checkpoint.Manifest
 	state    *netstate.State
 	restore  *restore.Restoration
+	hurries  bool // since the service stands still
 	restored restored
 	memory   *checkpoint.Memory // where the images are, if they are not in the directory of ours
 }
@@ -76,6 +77,10 @@ func (d *Destination) Store(ctx context.Context, name string, size int64, r io.R
 	}
 	if ok, err := d.storeFiles(ctx, name, r); ok {
 		return err
+	}
+	if !d.hurries { // the first piece of it
+		d.hurries = true
+		d.restore.Hurry()
 	}
 	err := storeImage(d.images(), name, r)
 	if failed, ok := errors.AsType[*os.PathError](err); ok && d.memory != nil {
