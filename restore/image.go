@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 
 	"github.com/nsmigrate/nsmigrate/checkpoint"
+	"github.com/nsmigrate/nsmigrate/checkpoint/criu"
 	"github.com/nsmigrate/nsmigrate/checkpoint/sidecar"
 	"github.com/nsmigrate/nsmigrate/netstate"
 )
@@ -41,3 +42,6 @@ func (r *Restoration) openImage(dir string) error {
 	}
 	return nil
 }
+
+// StoreAs returns the name under which a file of an image that comes after [Restoration.Build] is stored.
+func StoreAs(name string) string { return criu.StoreAs(name) }

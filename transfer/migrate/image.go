@@ -21,7 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nsmigrate/nsmigrate/checkpoint"
-	"github.com/nsmigrate/nsmigrate/checkpoint/criu"
+	"github.com/nsmigrate/nsmigrate/restore"
 	"github.com/nsmigrate/nsmigrate/transfer/handover"
 )
 
@@ -310,7 +310,7 @@ func within(dir, name string) (string, error) {
 	if !filepath.IsLocal(name) || name == "." || strings.ContainsRune(name, 0) {
 		return "", fmt.Errorf("entry %q leads out of the image", name)
 	}
-	return filepath.Join(dir, criu.StoreAs(name)), nil
+	return filepath.Join(dir, restore.StoreAs(name)), nil
 }
 
 // create opens a file of an image for writing, and makes it if it is not there.
