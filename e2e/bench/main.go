@@ -18,6 +18,7 @@ import (
 	"runtime"
 	"runtime/pprof"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"text/tabwriter"
@@ -165,7 +166,7 @@ func takes(o options) time.Duration {
 // measure measures everything that is asked for. A failure of one part does not hide the figures of the others.
 func (r *Report) measure(ctx context.Context, wish blackout.Options, o options) (failures []error) {
 	begin := load()
-	r.Machine, r.Rounds = machine(), o.rounds
+	r.Machine, r.Command, r.Rounds = machine(), again(os.Args[1:]), o.rounds
 	fmt.Printf("%s, load %s\nThis takes about %d minutes.\n", r.Machine, begin, int(math.Ceil((blackout.Takes(wish) + takes(o)).Minutes())))
 	var err error
 	r.Blackout, err = blackout.Measure(ctx, wish)
@@ -173,6 +174,21 @@ func (r *Report) measure(ctx context.Context, wish blackout.Options, o options) 
 	r.Machine += fmt.Sprintf(", load %s at the begin and %s in the end of it", begin, load())
 	r.Results, err = measure(ctx, o)
 	return append(failures, err)
+}
+
+// again is how people have the benchmark called with flags.
+func again(flags []string) string {
+	if len(flags) == 0 {
+		return "`make bench`"
+	}
+	quoted := make([]string, len(flags))
+	for i, f := range flags {
+		quoted[i] = f
+		if strings.ContainsAny(f, "^|$ *") {
+			quoted[i] = strconv.Quote(f)
+		}
+	}
+	return "`make bench BENCH='" + strings.Join(quoted, " ") + "'`"
 }
 
 // machine says what the figures were measured on.
@@ -214,7 +230,10 @@ func readReports(names []string) (r Report, err error) {
 		}
 		if i == 0 {
 			r.Machine, r.Rounds = one.Machine, one.Rounds
+		} else {
+			r.Command += ", "
 		}
+		r.Command += one.Command
 		r.Results = append(r.Results, one.Results...)
 		r.Blackout.Join(one.Blackout)
 	}
@@ -224,6 +243,7 @@ func readReports(names []string) (r Report, err error) {
 // Report is what a run found out.
 type Report struct {
 	Machine string   `json:"machine"`
+	Command string   `json:"command"` // how to do it again
 	Rounds  int      `json:"rounds"`
 	Results []Result `json:"results"`
 

@@ -22,7 +22,7 @@ func writePictures(dir string, pictures map[string][]byte) error {
 
 // intoReadme puts the table into the file, and onto out.
 func (r *Report) intoReadme(name string, out io.Writer) error {
-	table := r.Blackout.Markdown(r.Machine, pictureDir)
+	table := r.Blackout.Markdown(r.Command, r.Machine, pictureDir)
 	if _, err := io.WriteString(out, table); err != nil {
 		return err
 	}

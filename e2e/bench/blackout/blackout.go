@@ -116,6 +116,7 @@ func Measure(ctx context.Context, o Options) (r Results, err error) {
 		return r, err
 	}
 	defer func() { err = errors.Join(err, w.close()) }()
+	o.Done("hosts", time.Since(begin))
 	b := &bench{world: w, movers: movers(), installed: map[mover]error{}, progress: o.Progress}
 	r.RTT = b.roundTrip(ctx)
 	all := parts(o, b, &r)

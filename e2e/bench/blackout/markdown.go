@@ -4,16 +4,17 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+	"time"
 )
 
 // Markdown is what the README says of the results, with the pictures that are in a directory.
-func (r Results) Markdown(machine, pictures string) string {
+func (r Results) Markdown(command, machine, pictures string) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "Measured on %s.\n", machine)
+	fmt.Fprintf(&b, "Measured with %s\non %s.\n", command, machine)
 	if r.Took > 0 {
-		fmt.Fprintf(&b, "It took %.0f minutes, with the round trip between the hosts at %s ms. ", r.Took.Minutes(), number(r.RTT))
+		fmt.Fprintf(&b, "It took %s; a round trip between the hosts is %s ms. ", r.Took.Round(time.Second), number(r.RTT))
 	}
-	b.WriteString("Where the load is above 1 at the begin, the machine did much else at the same time, and all\nwaits are longer for it.\n")
+	b.WriteString("Where the load is above 1 at the begin, the machine did much else at the\nsame time, and all waits are longer for it.\n")
 	there := r.Pictures()
 	picture := func(name, title string) {
 		if _, ok := there[name]; ok {

@@ -53,9 +53,9 @@ func TestPictures(t *testing.T) {
 }
 
 func TestMarkdown(t *testing.T) {
-	got := someResults().Markdown("a machine", "docs/bench")
+	got := someResults().Markdown("`make bench`", "a machine", "docs/bench")
 	for _, want := range []string{
-		"Measured on a machine.\nWhere", "| 1 connection | nsmigrate tls | 3 | 11.0 (12.0; 10.0-12.0) |  | all |",
+		"Measured with `make bench`\non a machine.\nWhere", "| 1 connection | nsmigrate tls | 3 | 11.0 (12.0; 10.0-12.0) |  | all |",
 		"|  | criu | 3 | 31.0 (32.0; 30.0-32.0) | 2.82x", "| not measured: install: no \\| here |",
 		"**Beside criu's work.**", "![Beside criu's work](docs/bench/phases.svg)", "**The tail.** 2 moves", "**Goals.**",
 		"| 100,000 | 11.0 (10.0-12.0) | 3 | 31.0 (30.0-32.0) | 3 | 5.00 |",

@@ -55,12 +55,12 @@ func (s Scene) takes() time.Duration {
 		time.Duration(s.Idle)*process + time.Duration(s.Routes)*route
 	var total time.Duration
 	for _, t := range s.Turns {
-		one := 1900 * time.Millisecond
+		one := 1500 * time.Millisecond
 		switch t.mover {
 		case "nsmigrate tls", "nsmigrate ssh", "nsmigrate unix":
-			one = 1300 * time.Millisecond
+			one = 1200 * time.Millisecond
 		case "podman":
-			one = 3500 * time.Millisecond
+			one = 2500 * time.Millisecond
 		}
 		rounds := (s.Rounds + t.every - 1) / t.every
 		total += time.Duration(rounds) * (one + extra)

@@ -47,7 +47,7 @@ const (
 	tailConnections = 10
 	tailRate        = 1000 // of all connections but the first, which has a thousand too
 	tailLeast       = 20   // moves, also if there is no time
-	tailEach        = 280 * time.Millisecond
+	tailEach        = 250 * time.Millisecond
 )
 
 // tail moves services so many times, as far as there is time for that.

@@ -74,7 +74,7 @@ var (
 		{"crun", 3},
 		{"podman", 5},
 	}
-	fewPeers   = []turn{{"nsmigrate tls", 1}, {"nsmigrate ssh", 1}, {alone, 3}, {"runc", 6}, {"crun", 6}, {"podman", 10}}
+	fewPeers   = []turn{{"nsmigrate tls", 1}, {"nsmigrate ssh", 1}, {alone, 3}, {"runc", 6}, {"podman", 10}}
 	containers = []turn{{"nsmigrate tls", 1}, {alone, 1}, {"runc", 2}, {"podman", 3}}
 	theQuick   = []turn{{"nsmigrate tls", 1}, {alone, 1}}
 )
@@ -82,8 +82,8 @@ var (
 // picks are what is measured, in this order.
 func picks() []pick {
 	all := []pick{
-		{Workload{Name: "1 connection", Connections: 1}, 30, 5, 6, true, everybody},
-		{Workload{Name: "10 connections", Connections: 10}, 30, 5, 0, true, fewPeers},
+		{Workload{Name: "1 connection", Connections: 1}, 30, 30, 6, true, everybody},
+		{Workload{Name: "10 connections", Connections: 10}, 30, 30, 4, true, fewPeers},
 		{Workload{Name: "100 connections", Connections: 100}, 6, 2, 0, true, theQuick},
 		{Workload{Name: "1,000 connections", Connections: 1000}, 10, 3, 2, true, containers},
 		{Workload{Name: "4,000 connections", Connections: 4000, Workers: 2}, 2, 1, 0, false, theQuick},
