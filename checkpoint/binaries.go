@@ -103,6 +103,9 @@ func mappedBinary(pid int, m *proc.FileMap) (Binary, bool, error) {
 	return b, err == nil, err
 }
 
+// binaryPrefix begins the digest of a [Binary] and names its algorithm.
+const binaryPrefix = "sha256:"
+
 // identify reads what tells a binary from another one of the same path.
 func identify(f *os.File, path string) (Binary, error) {
 	st, err := f.Stat()
@@ -117,7 +120,7 @@ func identify(f *os.File, path string) (Binary, error) {
 	if _, err := io.Copy(h, io.NewSectionReader(f, 0, st.Size())); err != nil {
 		return Binary{}, fmt.Errorf("read %s: %w", path, err)
 	}
-	b.Digest = "sha256:" + hex.EncodeToString(h.Sum(nil))
+	b.Digest = binaryPrefix + hex.EncodeToString(h.Sum(nil))
 	return b, nil
 }
 

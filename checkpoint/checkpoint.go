@@ -145,7 +145,7 @@ func (s *Service) stage(ctx context.Context, store Store) error {
 		}
 	}
 	digested := s.clock.Beside("digests")
-	if err := sealBegun(ctx, s.Image(), m, s.begun); err != nil {
+	if err := sealBegun(ctx, s.Image(), m, s.begun, s.opts.Chunk); err != nil {
 		return err
 	}
 	digested()

@@ -1,10 +1,6 @@
 package checkpoint
 
 import (
-	"crypto/sha256"
-	"errors"
-	"hash"
-	"io"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -12,29 +8,21 @@ import (
 	"time"
 )
 
-// begun is the digest of the beginning of a file that is only ever appended to.
-type begun struct {
-	size int64
-	hash hash.Hash
-}
-
 // follower digests memory while CRIU writes it, on a core that has nothing else to do: afterwards that would take as
 // long again as CRIU took.
 type follower struct {
 	dir   string
-	files map[string]*begun // by the entry's name
+	told  ChunkFunc             // may be nil
+	files map[string][]chunkSum // by the entry's name
 	quit  chan struct{}
 	done  chan struct{}
 }
 
-const (
-	followEvery = 2 * time.Millisecond
-	followFrom  = 1 << 20 // bytes of a file that is worth it
-)
+const followEvery = 2 * time.Millisecond
 
-// follow begins to digest the memory below dir.
-func follow(dir string) *follower {
-	f := &follower{dir: dir, files: make(map[string]*begun), quit: make(chan struct{}), done: make(chan struct{})}
+// follow begins to digest the memory below dir, and to tell told of it.
+func follow(dir string, told ChunkFunc) *follower {
+	f := &follower{dir: dir, told: told, files: make(map[string][]chunkSum), quit: make(chan struct{}), done: make(chan struct{})}
 	if runtime.GOMAXPROCS(0) < 2 {
 		close(f.done)
 		return f
@@ -44,7 +32,7 @@ func follow(dir string) *follower {
 }
 
 // finish ends it, wherever it is, and returns how far it came with which files.
-func (f *follower) finish() map[string]*begun {
+func (f *follower) finish() map[string][]chunkSum {
 	close(f.quit)
 	<-f.done
 	return f.files
@@ -54,7 +42,7 @@ func (f *follower) run() {
 	defer close(f.done)
 	ticker := time.NewTicker(followEvery)
 	defer ticker.Stop()
-	buf := make([]byte, chunk)
+	buf := make([]byte, ChunkSize)
 	for {
 		select {
 		case <-f.quit:
@@ -70,33 +58,29 @@ func (f *follower) run() {
 	}
 }
 
-// read digests what was appended to a file. What can't be read is left to whoever reads it next.
+// read digests the chunks that were appended to a file. What can't be read is left to whoever reads it next.
 func (f *follower) read(p string, buf []byte) {
 	name := filepath.ToSlash(strings.TrimPrefix(p, f.dir+string(filepath.Separator)))
-	file, err := os.Open(p)
+	file, err := os.OpenFile(p, os.O_RDWR, 0)
 	if err != nil {
 		return
 	}
 	defer file.Close()
-	if info, err := file.Stat(); err != nil || info.Size() < followFrom {
+	info, err := file.Stat()
+	if err != nil {
 		return
 	}
-	b := f.files[name]
-	if b == nil {
-		b = &begun{hash: sha256.New()}
-		f.files[name] = b
-	}
-	for {
+	r := &chunkReader{file: file, name: name, told: f.told}
+	for k := len(f.files[name]); int64(k+1)*ChunkSize <= info.Size(); k++ {
 		select {
 		case <-f.quit:
 			return
 		default:
 		}
-		n, err := file.ReadAt(buf, b.size)
-		b.hash.Write(buf[:n])
-		b.size += int64(n)
-		if n == 0 || err != nil && !errors.Is(err, io.EOF) {
+		sum, err := r.read(k, ChunkSize, buf)
+		if err != nil {
 			return
 		}
+		f.files[name] = append(f.files[name], sum)
 	}
 }

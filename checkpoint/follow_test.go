@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 )
@@ -11,7 +12,21 @@ import (
 // Memory that was digested while it was written has the digest of the whole file, however far that had come.
 func TestFollow(t *testing.T) {
 	dir, whole := t.TempDir(), t.TempDir()
-	f := follow(dir)
+	chunks := make(map[string]map[int][]byte)
+	var mu sync.Mutex
+	told := func(name string, index int, data []byte) bool {
+		mu.Lock()
+		defer mu.Unlock()
+		if chunks[name] == nil {
+			chunks[name] = make(map[int][]byte)
+		}
+		if _, ok := chunks[name][index]; ok {
+			t.Errorf("chunk %d of %s was told twice", index, name)
+		}
+		chunks[name][index] = bytes.Clone(data)
+		return false
+	}
+	f := follow(dir, told)
 	names := []string{treeDir(0) + "/pages-1.img", treeDir(1) + "/pages-1.img"}
 	var files []*os.File
 	for _, name := range names {
@@ -29,7 +44,7 @@ func TestFollow(t *testing.T) {
 	}
 	for i := range 10 {
 		for _, file := range files {
-			if _, err := file.Write(bytes.Repeat([]byte{byte(i)}, followFrom/4+i)); err != nil {
+			if _, err := file.Write(bytes.Repeat([]byte{byte(i)}, ChunkSize/4+i)); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -53,14 +68,58 @@ func TestFollow(t *testing.T) {
 	var manifests [2]Manifest
 	for i, d := range []string{dir, whole} {
 		manifests[i] = Manifest{ID: NewID(), Source: SourceStopped, Created: time.Now()}
-		if err := sealBegun(t.Context(), d, &manifests[i], known); err != nil {
+		if err := sealBegun(t.Context(), d, &manifests[i], known, told); err != nil {
 			t.Fatal(err)
 		}
-		known = nil
+		known, told = nil, nil
 	}
 	for i, e := range manifests[0].Entries {
 		if e != manifests[1].Entries[i] {
 			t.Errorf("%v was sealed as %v", manifests[1].Entries[i], e)
 		}
+	}
+	for _, name := range names {
+		want, err := os.ReadFile(filepath.Join(whole, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []byte
+		for i := range len(chunks[name]) {
+			got = append(got, chunks[name][i]...)
+		}
+		if !bytes.Equal(got, want) {
+			t.Errorf("%s: %d bytes were told, or others than its %d", name, len(got), len(want))
+		}
+	}
+}
+
+// What somebody keeps takes no room any more, and its digest is that of what was there.
+func TestSealKept(t *testing.T) {
+	dir := t.TempDir()
+	content := bytes.Repeat([]byte("memory of a service, "), ChunkSize/8)
+	file := filepath.Join(dir, "pages-1.img")
+	if err := os.WriteFile(file, content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	m := Manifest{ID: NewID(), Source: SourceStopped, Created: time.Now()}
+	if err := sealBegun(t.Context(), dir, &m, nil, func(_ string, index int, _ []byte) bool { return index == 1 }); err != nil {
+		t.Fatal(err)
+	}
+	var whole Digest
+	for rest := content; len(rest) > 0; {
+		n := min(len(rest), 77_777)
+		whole.Write(rest[:n]) //nolint:errcheck // never fails
+		rest = rest[n:]
+	}
+	if want := (Entry{Name: "pages-1.img", Size: int64(len(content)), Digest: whole.Sum()}); m.Entries[0] != want {
+		t.Errorf("entry %v, want %v", m.Entries[0], want)
+	}
+	left, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	clear(content[ChunkSize : 2*ChunkSize])
+	if !bytes.Equal(left, content) && !bytes.Equal(left[:ChunkSize], content[:ChunkSize]) {
+		t.Error("more than the chunk that was kept is gone")
 	}
 }

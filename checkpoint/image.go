@@ -2,15 +2,12 @@ package checkpoint
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 
 	"golang.org/x/sync/errgroup"
@@ -23,23 +20,23 @@ const chunk = 1 << 20 // bytes between two looks at the context
 // users, and writes the manifest. The files must be complete; anything but files and directories is refused.
 // Seal does not sync: see [Sync].
 func Seal(ctx context.Context, dir string, m *Manifest) error {
-	return sealBegun(ctx, dir, m, nil)
+	return sealBegun(ctx, dir, m, nil, nil)
 }
 
-// sealBegun is Seal for an image of which some files are digested in part.
-func sealBegun(ctx context.Context, dir string, m *Manifest, begun map[string]*begun) error {
+// sealBegun is Seal for an image of which some files are digested in part. told, which may be nil, is told of all other chunks.
+func sealBegun(ctx context.Context, dir string, m *Manifest, begun map[string][]chunkSum, told ChunkFunc) error {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return fmt.Errorf("seal image: %w", err)
 	}
 	defer root.Close()
-	if err := seal(ctx, root, m, begun); err != nil {
+	if err := seal(ctx, root, m, begun, told); err != nil {
 		return fmt.Errorf("seal image %s: %w", dir, err)
 	}
 	return nil
 }
 
-func seal(ctx context.Context, root *os.Root, m *Manifest, begun map[string]*begun) error {
+func seal(ctx context.Context, root *os.Root, m *Manifest, begun map[string][]chunkSum, told ChunkFunc) error {
 	// An older manifest must not vouch for anything if this run ends early.
 	for _, name := range []string{SumFile, ManifestFile} {
 		if err := root.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -50,17 +47,8 @@ func seal(ctx context.Context, root *os.Root, m *Manifest, begun map[string]*beg
 	if err != nil {
 		return err
 	}
-	entries := make([]Entry, len(files))
-	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(runtime.GOMAXPROCS(0))
-	for i, name := range files {
-		g.Go(func() error {
-			size, digest, err := digestFile(ctx, root, name, begun[name])
-			entries[i] = Entry{Name: name, Size: size, Digest: digest}
-			return err
-		})
-	}
-	if err := g.Wait(); err != nil {
+	entries, err := digestFiles(ctx, root, files, begun, told)
+	if err != nil {
 		return err
 	}
 	m.Format = Format{Major: FormatMajor, Minor: FormatMinor}
@@ -108,27 +96,6 @@ func kindOf(t fs.FileMode) string {
 		return "a directory"
 	}
 	return "what is no file"
-}
-
-// digestFile digests a file, of which the beginning may be digested already.
-func digestFile(ctx context.Context, root *os.Root, name string, from *begun) (size int64, digest string, err error) {
-	f, err := root.Open(name)
-	if err != nil {
-		return 0, "", err
-	}
-	defer f.Close()
-	h := sha256.New()
-	if from != nil {
-		if _, err := f.Seek(from.size, io.SeekStart); err != nil {
-			return 0, "", fmt.Errorf("digest %s: %w", name, err)
-		}
-		size, h = from.size, from.hash
-	}
-	rest, err := copyChunks(ctx, h, f)
-	if err != nil {
-		return 0, "", fmt.Errorf("digest %s: %w", name, err)
-	}
-	return size + rest, SumPrefix + hex.EncodeToString(h.Sum(nil)), nil
 }
 
 func copyChunks(ctx context.Context, w io.Writer, r io.Reader) (int64, error) {
@@ -218,18 +185,20 @@ func verify(ctx context.Context, root *os.Root, m *Manifest) error {
 	if err := verifyNames(root, m.Entries); err != nil {
 		return err
 	}
-	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(runtime.GOMAXPROCS(0))
-	for _, e := range m.Entries {
-		g.Go(func() error {
-			size, digest, err := digestFile(ctx, root, e.Name, nil)
-			if err != nil {
-				return err
-			}
-			return e.Check(size, digest)
-		})
+	names := make([]string, len(m.Entries))
+	for i, e := range m.Entries {
+		names[i] = e.Name
 	}
-	return g.Wait()
+	found, err := digestFiles(ctx, root, names, nil, nil)
+	if err != nil {
+		return err
+	}
+	for i, e := range m.Entries {
+		if err := e.Check(found[i].Size, found[i].Digest); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // verifyNames looks at names, types and sizes. Directories carry nothing, so that an empty one does no harm.

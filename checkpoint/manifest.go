@@ -37,7 +37,7 @@ const (
 // The version of the image format that is written. A reader refuses another major version, and ignores what
 // a newer minor version added.
 const (
-	FormatMajor = 1
+	FormatMajor = 2
 	FormatMinor = 0
 )
 
@@ -198,11 +198,8 @@ func (l Loss) String() string { return fmt.Sprintf("%s %s: %s", l.Kind, l.Object
 type Entry struct {
 	Name   string `json:"name"` // slash-separated, relative, clean
 	Size   int64  `json:"size"`
-	Digest string `json:"digest"` // "sha256:" and 64 hex digits
+	Digest string `json:"digest"` // [SumPrefix] and 64 hex digits
 }
-
-// SumPrefix begins every digest of an image and names its algorithm.
-const SumPrefix = "sha256:"
 
 var (
 	// ErrDamaged means that an image is truncated, altered or malformed.
@@ -284,6 +281,9 @@ func (f Format) validate() error {
 	switch {
 	case f.Major > FormatMajor:
 		return fmt.Errorf("%w: the image is of format %v, this nsmigrate reads up to %d.x: a newer nsmigrate is needed",
+			ErrFormat, f, FormatMajor)
+	case f.Major == 1 && f.Minor == 0:
+		return fmt.Errorf("%w: the image is of format %v, this nsmigrate reads %d.x: the nsmigrate that made it restores it",
 			ErrFormat, f, FormatMajor)
 	case f.Major < 1 || f.Minor < 0:
 		return fmt.Errorf("format %v does not exist", f)
@@ -415,8 +415,8 @@ func (b Binary) validate() error {
 	switch {
 	case b.BuildID != "" && !hexOf(b.BuildID, len(b.BuildID)/2):
 		return fmt.Errorf("build id %q: want hex digits", b.BuildID)
-	case b.Digest != "" && !validDigest(b.Digest):
-		return fmt.Errorf("digest %q: want %s and 64 hex digits", b.Digest, SumPrefix)
+	case b.Digest != "" && !validDigest(b.Digest, binaryPrefix):
+		return fmt.Errorf("digest %q: want %s and 64 hex digits", b.Digest, binaryPrefix)
 	}
 	return nil
 }
@@ -462,7 +462,7 @@ func validateEntries(entries []Entry) error {
 			return fmt.Errorf("entry %q: listed after %q", e.Name, last)
 		case e.Size < 0 || e.Size > math.MaxInt64-total:
 			return fmt.Errorf("entry %q: size %d", e.Name, e.Size)
-		case !validDigest(e.Digest):
+		case !validDigest(e.Digest, SumPrefix):
 			return fmt.Errorf("entry %q: digest %q: want %s and 64 hex digits", e.Name, e.Digest, SumPrefix)
 		}
 		for dir := path.Dir(e.Name); dir != "."; dir = path.Dir(dir) {
@@ -482,8 +482,8 @@ func validName(name string) bool {
 		!strings.ContainsFunc(name, func(r rune) bool { return unicode.IsControl(r) || r == '\\' })
 }
 
-func validDigest(s string) bool {
-	sum, ok := strings.CutPrefix(s, SumPrefix)
+func validDigest(s, prefix string) bool {
+	sum, ok := strings.CutPrefix(s, prefix)
 	return ok && hexOf(sum, sha256.Size)
 }
 

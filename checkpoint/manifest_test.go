@@ -3,6 +3,7 @@ package checkpoint_test
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -10,7 +11,7 @@ import (
 	"github.com/nsmigrate/nsmigrate/checkpoint"
 )
 
-const digest = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855" // of nothing
+const digest = checkpoint.SumPrefix + "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855" // of nothing
 
 // valid returns a manifest with something in every part.
 func valid() *checkpoint.Manifest {
@@ -49,11 +50,15 @@ func TestValidate(t *testing.T) {
 		spoil func(m *checkpoint.Manifest)
 	}{
 		{
-			"image format not supported: the image is of format 2.7, this nsmigrate reads up to 1.x: a newer nsmigrate is needed",
-			func(m *checkpoint.Manifest) { m.Format = checkpoint.Format{Major: 2, Minor: 7} },
+			"image format not supported: the image is of format 3.7, this nsmigrate reads up to 2.x: a newer nsmigrate is needed",
+			func(m *checkpoint.Manifest) { m.Format = checkpoint.Format{Major: 3, Minor: 7} },
+		},
+		{
+			"image format not supported: the image is of format 1.0, this nsmigrate reads 2.x: the nsmigrate that made it restores it",
+			func(m *checkpoint.Manifest) { m.Format = checkpoint.Format{Major: 1} },
 		},
 		{"format 0.1 does not exist", func(m *checkpoint.Manifest) { m.Format = checkpoint.Format{Minor: 1} }},
-		{"format 1.-1 does not exist", func(m *checkpoint.Manifest) { m.Format.Minor = -1 }},
+		{"format 2.-1 does not exist", func(m *checkpoint.Manifest) { m.Format.Minor = -1 }},
 		{`id "": want 32 hex digits`, func(m *checkpoint.Manifest) { m.ID = "" }},
 		{`id "../x": want 32 hex digits`, func(m *checkpoint.Manifest) { m.ID = "../x" }},
 		{"created: missing", func(m *checkpoint.Manifest) { m.Created = time.Time{} }},
@@ -100,9 +105,9 @@ func TestValidate(t *testing.T) {
 		}},
 		{`entry "config.dump": size -1`, func(m *checkpoint.Manifest) { m.Entries[1].Size = -1 }},
 		{`entry "config.dump": size 9223372036854775807`, func(m *checkpoint.Manifest) { m.Entries[0].Size, m.Entries[1].Size = 1, 1<<63-1 }},
-		{`entry "config.dump": digest "sha256:00": want sha256: and 64 hex digits`, func(m *checkpoint.Manifest) { m.Entries[1].Digest = "sha256:00" }},
+		{`entry "config.dump": digest "sha256:00": want xxh3-sha256: and 64 hex digits`, func(m *checkpoint.Manifest) { m.Entries[1].Digest = "sha256:00" }},
 		{
-			`entry "config.dump": digest "` + strings.ToUpper(digest) + `": want sha256: and 64 hex digits`,
+			`entry "config.dump": digest "` + strings.ToUpper(digest) + `": want xxh3-sha256: and 64 hex digits`,
 			func(m *checkpoint.Manifest) { m.Entries[1].Digest = strings.ToUpper(digest) },
 		},
 		{"1048577 entries, more than 1048576", func(m *checkpoint.Manifest) { m.Entries = make([]checkpoint.Entry, checkpoint.MaxEntries+1) }},
@@ -154,8 +159,11 @@ func TestParseManifest(t *testing.T) {
 		t.Errorf("a newer minor version is written again: %v", err)
 	}
 	// nothing but the version is known of another major one
-	if _, err := parse([]byte(`{"format": {"major": 2}, "id": 7, "entries": "elsewhere"}`)); !errors.Is(err, checkpoint.ErrFormat) || errors.Is(err, checkpoint.ErrDamaged) {
-		t.Errorf("newer major version: %v", err)
+	for _, major := range []int{1, 3} {
+		other := fmt.Appendf(nil, `{"format": {"major": %d}, "id": 7, "entries": "elsewhere"}`, major)
+		if _, err := parse(other); !errors.Is(err, checkpoint.ErrFormat) || errors.Is(err, checkpoint.ErrDamaged) {
+			t.Errorf("major version %d: %v", major, err)
+		}
 	}
 	for _, test := range []struct {
 		want string
@@ -182,7 +190,7 @@ func TestParseManifest(t *testing.T) {
 // FuzzParseManifest: what is accepted is valid, and survives another round unchanged.
 func FuzzParseManifest(f *testing.F) {
 	f.Add(encode(f, valid()))
-	f.Add([]byte(`{"format":{"major":1}}`))
+	f.Add([]byte(`{"format":{"major":2}}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		m, err := parse(data)
 		if err != nil {

@@ -50,6 +50,10 @@ type Options struct {
 	// time; may be nil. An error ends the dump.
 	Pages func(ctx context.Context, entry string, size int64, r io.Reader) error
 
+	// Chunk is told the image's chunks as soon as they are there, for a [Store] that has them ready when it is given the
+	// image; may be nil, as it is for one that takes the image's directory as it is.
+	Chunk ChunkFunc
+
 	// Gather has [Open] succeed whatever stands in the way, for somebody who has more to ask before he refuses: see
 	// [Service.Problems]. Unless there are none, such a service must not be dumped.
 	Gather bool

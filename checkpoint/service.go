@@ -38,12 +38,13 @@ type Service struct {
 	sessionless []int
 	live        []proc.Tree // in the order of the manifest's trees
 	breakpoints criu.Breakpoints
-	scratch     string // the image is gathered below it, beside criu's logs
+	scratch     string  // the image is gathered below it, beside criu's logs
+	memory      *Memory // or in it
 	lock        *lock.Lock
 	inbox       inbox
 	trees       trees
-	sprint      *sprint.Sprint    // while it stands still
-	begun       map[string]*begun // digests of the image's memory
+	sprint      *sprint.Sprint        // while it stands still
+	begun       map[string][]chunkSum // digests of the image's memory
 	car         *sidecar.Sidecar
 }
 
@@ -173,7 +174,12 @@ func (s *Service) Problems() []Problem { return s.problems }
 func (s *Service) State() *netstate.State { return s.state }
 
 // Image is the directory that holds the image of a frozen service, without manifest and digests.
-func (s *Service) Image() string { return filepath.Join(s.scratch, "image") }
+func (s *Service) Image() string {
+	if s.memory != nil {
+		return filepath.Join(s.memory.Path(), "image")
+	}
+	return filepath.Join(s.scratch, "image")
+}
 
 // Prepare does everything that can be done while the service runs. It runs as before if the error is not nil.
 func (s *Service) Prepare(ctx context.Context) error {
@@ -198,6 +204,9 @@ func (s *Service) prepare(ctx context.Context) error {
 	var err error
 	if s.scratch, err = Scratch(s.opts.WorkDir); err != nil {
 		return err
+	}
+	if s.opts.Chunk != nil {
+		s.memory = NewMemory(s.scratch)
 	}
 	if err := criu.Warm(ctx, s.criu); err != nil {
 		return err
@@ -337,7 +346,7 @@ func (s *Service) dumpTrees(ctx context.Context) error {
 	g.Go(func() error {
 		defer s.clock.Beside("criu")()
 		if s.opts.Pages == nil {
-			f := follow(s.Image())
+			f := follow(s.Image(), s.opts.Chunk)
 			defer func() { s.begun = f.finish() }()
 		}
 		return s.trees.dump(ctx, s.opts.Pages)
@@ -537,6 +546,9 @@ func (s *Service) Close() {
 		s.giveBack() // of new connections that came before the service would have been frozen
 	}
 	s.inbox.close()
+	if s.memory != nil {
+		s.memory.Close() //nolint:errcheck // a directory
+	}
 	if s.scratch != "" {
 		os.RemoveAll(s.scratch)
 	}

@@ -440,7 +440,7 @@ func TestDamagedDirectory(t *testing.T) {
 	good, err := os.ReadFile(manifest)
 	w.check(err)
 	for name, damage := range map[string]func(string) string{
-		"unknown major version":       func(s string) string { return strings.Replace(s, `"major": 1`, `"major": 9`, 1) },
+		"unknown major version":       func(s string) string { return strings.Replace(s, `"major": 2`, `"major": 9`, 1) },
 		"path that leaves the images": func(s string) string { return strings.Replace(s, `"name": "netns/`, `"name": "../netns/`, 1) },
 		"no manifest":                 func(string) string { return "" },
 	} {

@@ -5,8 +5,6 @@ import (
 	"bufio"
 	"cmp"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -22,6 +20,7 @@ const chunk = 256 << 10 // bytes that are moved at a time: what stays in a core'
 type PackOptions struct {
 	Compression Compression
 	Progress    func(done int64) // told how many of [checkpoint.Manifest.Bytes] are done; may be nil
+	Ahead       *Ahead           // has packed chunks already, with zstd; may be nil
 }
 
 // UnpackOptions of an archive. The zero value unpacks everything.
@@ -91,7 +90,7 @@ func pack(ctx context.Context, w io.Writer, dir string, m *checkpoint.Manifest, 
 	sealed := newSealWriter(out)
 	items := layout(m, manifest, checkpoint.SumLine(manifest))
 	compression := cmp.Or(opts.Compression, Zstd)
-	p := &pump{ctx: ctx, buf: make([]byte, chunk), progress: opts.Progress}
+	p := &pump{ctx: ctx, buf: make([]byte, chunk), progress: opts.Progress, ahead: opts.Ahead}
 	switch compression {
 	case None:
 		err = p.packAll(sealed, root, items)
@@ -115,22 +114,31 @@ type pump struct {
 	buf      []byte
 	done     int64
 	progress func(done int64)
+	ahead    *Ahead // may be nil
 }
 
 func (p *pump) packAll(w io.Writer, root *os.Root, items []item) error {
-	archive := tar.NewWriter(w)
 	for _, it := range items {
-		if err := p.pack(archive, root, it); err != nil {
+		if err := p.pack(w, root, it); err != nil {
 			return fmt.Errorf("%s: %w", it.header.Name, err)
 		}
 	}
-	return archive.Close()
+	return tar.NewWriter(w).Close()
 }
 
-func (p *pump) pack(w *tar.Writer, root *os.Root, it item) error {
-	if err := w.WriteHeader(it.header); err != nil {
+// pack writes a part of a tar. What was packed ahead does not pass through a [tar.Writer], which therefore has headers alone.
+func (p *pump) pack(w io.Writer, root *os.Root, it item) error {
+	if err := tar.NewWriter(w).WriteHeader(it.header); err != nil {
 		return err
 	}
+	if err := p.content(w, root, it); err != nil {
+		return err
+	}
+	_, err := w.Write(make([]byte, -it.header.Size&(tarBlock-1)))
+	return err
+}
+
+func (p *pump) content(w io.Writer, root *os.Root, it item) error {
 	if it.entry == nil {
 		_, err := w.Write(it.data)
 		return err
@@ -146,6 +154,9 @@ func (p *pump) pack(w *tar.Writer, root *os.Root, it item) error {
 	}
 	if info.Size() != it.entry.Size {
 		return fmt.Errorf("changed since it was sealed: %d bytes, not %d", info.Size(), it.entry.Size)
+	}
+	if frames, ok := w.(*frameWriter); ok && p.ahead.has(it.entry) {
+		return p.packed(frames, f, it.entry)
 	}
 	return p.copy(it.entry.Size, func(b []byte) error {
 		if _, err := io.ReadFull(f, b); err != nil {
@@ -370,18 +381,17 @@ func (u *unpacker) entry(e *checkpoint.Entry) error {
 }
 
 func (u *unpacker) verified(e *checkpoint.Entry, w io.Writer) error {
-	digest := sha256.New()
+	var digest checkpoint.Digest
 	err := u.copy(e.Size, func(b []byte) error {
 		if _, err := io.ReadFull(u.tar, b); err != nil {
 			return damaged(e.Name, err)
 		}
-		return hashWhile(digest, b, func() error {
-			_, err := w.Write(b)
-			return err
-		})
+		digest.Write(b) //nolint:errcheck // never fails
+		_, err := w.Write(b)
+		return err
 	})
 	if err != nil {
 		return err
 	}
-	return e.Check(e.Size, checkpoint.SumPrefix+hex.EncodeToString(digest.Sum(nil)))
+	return e.Check(e.Size, digest.Sum())
 }

@@ -2,7 +2,6 @@ package transfer
 
 import (
 	"context"
-	"hash"
 	"io"
 )
 
@@ -46,22 +45,4 @@ func interruptible(ctx context.Context, f func() (int, error)) (int, error) {
 	case <-ctx.Done():
 		return 0, context.Cause(ctx)
 	}
-}
-
-// hashWhile digests p while f runs, which may read p too.
-func hashWhile(h hash.Hash, p []byte, f func() error) error {
-	done := hashing(h, p)
-	err := f()
-	<-done
-	return err
-}
-
-// hashing digests p in the background until the channel is closed.
-func hashing(h hash.Hash, p []byte) <-chan struct{} {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		h.Write(p)
-	}()
-	return done
 }

@@ -16,11 +16,11 @@
 // a pipe:
 //
 //	offset  size  field
-//	0       8     magic "nsmseal" and the seal's version, 1
+//	0       8     magic "nsmseal" and the seal's version, 2
 //	8       8     length of the body in bytes, big endian
-//	16      32    SHA-256 of the body
+//	16      16    XXH3 of 128 bits of the body, big endian
 //
-// Behind zstd frames the seal is a skippable frame (magic 0x184D2A5E, length 48), behind a plain tar a block of 512
+// Behind zstd frames the seal is a skippable frame (magic 0x184D2A5E, length 32), behind a plain tar a block of 512
 // bytes filled up with zeros. tar(1), zstd(1) and checkpointctl(1) pass over both. Nothing follows a seal.
 //
 // A seal protects from accidents. It says nothing of who made an archive.

@@ -22,6 +22,7 @@ type frame struct {
 	in, out []byte
 	err     error
 	ready   chan struct{}
+	load    func(out []byte) ([]byte, error) // makes out, instead of the usual work; may be nil
 }
 
 // conveyor takes frames from one goroutine through many workers to another goroutine, in order. Their number is
@@ -72,26 +73,40 @@ func (c *conveyor) each(use func(*frame) error) error {
 	for f := range c.order {
 		<-f.ready
 		if err == nil {
-			err = cmp.Or(f.err, use(f))
+			err = use(f)
 		}
-		f.in = f.in[:0]
+		f.in, f.load, f.err = f.in[:0], nil, nil
 		c.free <- f
 	}
 	return err
 }
 
+// newEncoder makes one that makes frames as frameReader accepts them.
+func newEncoder() (*zstd.Encoder, error) {
+	return zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithSingleSegment(true),
+		zstd.WithWindowSize(frameSize), zstd.WithEncoderCRC(false))
+}
+
 // compress runs produce with a writer that compresses to w.
 func compress(w io.Writer, produce func(io.Writer) error) error {
-	enc, err := zstd.NewWriter(nil,
-		zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithSingleSegment(true), zstd.WithEncoderCRC(false))
+	enc, err := newEncoder()
 	if err != nil {
 		return err
 	}
-	fw := &frameWriter{conveyor: newConveyor(func(f *frame) { f.out = enc.EncodeAll(f.in, f.out[:0]) })}
+	fw := &frameWriter{conveyor: newConveyor(func(f *frame) {
+		if f.load != nil {
+			f.out, f.err = f.load(f.out[:0])
+			return
+		}
+		f.out = enc.EncodeAll(f.in, f.out[:0])
+	})}
 	written := make(chan error, 1)
 	go func() {
 		written <- fw.each(func(f *frame) error {
-			_, err := w.Write(f.out)
+			err := f.err
+			if err == nil {
+				_, err = w.Write(f.out)
+			}
 			if err != nil {
 				fw.failed.Store(true)
 			}
@@ -139,6 +154,18 @@ func (w *frameWriter) flush() {
 		w.put(w.next)
 		w.next = nil
 	}
+}
+
+// loaded has a worker make a whole frame of its own.
+func (w *frameWriter) loaded(load func(out []byte) ([]byte, error)) error {
+	w.flush()
+	if w.failed.Load() {
+		return errWriteFailed
+	}
+	f := <-w.free
+	f.load = load
+	w.put(f)
+	return nil
 }
 
 // frameReader decompresses what compress wrote. It accepts no other frames than such, which bounds its memory.

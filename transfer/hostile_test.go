@@ -138,8 +138,12 @@ func TestHostile(t *testing.T) {
 		{"huge manifest", `damaged image: manifest.json: altered: 67108865 bytes, more than 67108864`, replaced(0, file("manifest.json", string(make([]byte, checkpoint.MaxManifest+1))))},
 		{"huge digest", `damaged image: manifest.sha256: altered: 4096 bytes, more than 512`, replaced(1, file("manifest.sha256", string(make([]byte, 4096))))},
 		{
-			"major version", `image format not supported: the image is of format 2.0, this nsmigrate reads up to 1.x: a newer nsmigrate is needed`,
-			manifest(func(m *checkpoint.Manifest) { m.Format.Major = 2 }),
+			"major version", `image format not supported: the image is of format 3.0, this nsmigrate reads up to 2.x: a newer nsmigrate is needed`,
+			manifest(func(m *checkpoint.Manifest) { m.Format.Major = 3 }),
+		},
+		{
+			"older version", `image format not supported: the image is of format 1.0, this nsmigrate reads 2.x: the nsmigrate that made it restores it`,
+			manifest(func(m *checkpoint.Manifest) { m.Format.Major = 1 }),
 		},
 		{"nothing", `damaged image: manifest.json: truncated: the archive ends early`, nil},
 	}

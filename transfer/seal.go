@@ -2,12 +2,12 @@ package transfer
 
 import (
 	"bytes"
-	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
+
+	"github.com/zeebo/xxh3"
 
 	"github.com/nsmigrate/nsmigrate/checkpoint"
 )
@@ -22,8 +22,9 @@ const (
 )
 
 const (
-	sealMagic = "nsmseal\x01"
-	sealSize  = len(sealMagic) + 8 + sha256.Size
+	sealMagic = "nsmseal\x02"
+	sumSize   = 16
+	sealSize  = len(sealMagic) + 8 + sumSize
 	tarBlock  = 512
 
 	zstdMagic      = "\x28\xb5\x2f\xfd" // of a frame, RFC 8878 3.1.1
@@ -31,7 +32,7 @@ const (
 )
 
 // trailer returns the seal of a body in the form that fits its compression.
-func trailer(c Compression, length uint64, digest []byte) []byte {
+func trailer(c Compression, length uint64, digest xxh3.Uint128) []byte {
 	var b []byte
 	if c == Zstd {
 		b = binary.LittleEndian.AppendUint32(b, skippableMagic)
@@ -39,7 +40,8 @@ func trailer(c Compression, length uint64, digest []byte) []byte {
 	}
 	b = append(b, sealMagic...)
 	b = binary.BigEndian.AppendUint64(b, length)
-	b = append(b, digest...)
+	sum := digest.Bytes()
+	b = append(b, sum[:]...)
 	if c == None {
 		b = append(b, make([]byte, tarBlock-len(b))...)
 	}
@@ -49,45 +51,42 @@ func trailer(c Compression, length uint64, digest []byte) []byte {
 // sealWriter digests what passes through it.
 type sealWriter struct {
 	w io.Writer
-	h hash.Hash
+	h xxh3.Hasher
 	n uint64
 }
 
-func newSealWriter(w io.Writer) *sealWriter { return &sealWriter{w: w, h: sha256.New()} }
+func newSealWriter(w io.Writer) *sealWriter { return &sealWriter{w: w} }
 
 func (s *sealWriter) Write(p []byte) (n int, err error) {
-	err = hashWhile(s.h, p, func() error {
-		n, err = s.w.Write(p)
-		return err
-	})
+	s.h.Write(p) //nolint:errcheck // never fails
+	n, err = s.w.Write(p)
 	s.n += uint64(n)
 	return n, err
 }
 
 // Seal writes the trailer of all that was written.
 func (s *sealWriter) Seal(c Compression) error {
-	_, err := s.w.Write(trailer(c, s.n, s.h.Sum(nil)))
+	_, err := s.w.Write(trailer(c, s.n, s.h.Sum128()))
 	return err
 }
 
 // sealReader reads a body and keeps back what may be its seal, which Close checks.
 type sealReader struct {
-	r      io.Reader
-	c      Compression
-	tail   int // length of a seal
-	buf    []byte
-	pos    int // buf[pos:body] was not read yet
-	body   int // buf[body:end] may be the seal
-	end    int
-	err    error // io.EOF or *sourceError
-	h      hash.Hash
-	n      uint64          // bytes of the body that are digested
-	hashed <-chan struct{} // until it is closed, buf[:body] is being digested
+	r    io.Reader
+	c    Compression
+	tail int // length of a seal
+	buf  []byte
+	pos  int // buf[pos:body] was not read yet
+	body int // buf[body:end] may be the seal
+	end  int
+	err  error // io.EOF or *sourceError
+	h    xxh3.Hasher
+	n    uint64 // bytes of the body that are digested
 }
 
 // newSealReader finds out what r holds.
 func newSealReader(r io.Reader) (*sealReader, error) {
-	s := &sealReader{r: r, h: sha256.New(), buf: make([]byte, chunk+tarBlock)}
+	s := &sealReader{r: r, buf: make([]byte, chunk+tarBlock)}
 	for s.end < tarBlock && s.err == nil {
 		s.read()
 	}
@@ -103,7 +102,7 @@ func newSealReader(r io.Reader) (*sealReader, error) {
 	default:
 		return nil, fmt.Errorf("%w: archive: neither zstd nor tar: no image, or its head is altered", checkpoint.ErrDamaged)
 	}
-	s.tail = len(trailer(s.c, 0, make([]byte, sha256.Size)))
+	s.tail = len(trailer(s.c, 0, xxh3.Uint128{}))
 	s.release()
 	return s, nil
 }
@@ -118,10 +117,10 @@ func (s *sealReader) read() {
 	s.err = err
 }
 
-// release makes all that can't be the seal readable, and digests it meanwhile.
+// release makes all that can't be the seal readable, and digests it.
 func (s *sealReader) release() {
 	s.pos, s.body = 0, max(0, s.end-s.tail)
-	s.hashed = hashing(s.h, s.buf[:s.body])
+	s.h.Write(s.buf[:s.body]) //nolint:errcheck // never fails
 	s.n += uint64(s.body)
 }
 
@@ -134,7 +133,6 @@ func (s *sealReader) Read(p []byte) (int, error) {
 		if s.err != nil {
 			return 0, s.err
 		}
-		<-s.hashed
 		s.end = copy(s.buf, s.buf[s.body:s.end])
 		s.read()
 		s.release()
@@ -152,10 +150,9 @@ func (s *sealReader) Close() error {
 	case !errors.Is(err, io.EOF):
 		return err
 	}
-	<-s.hashed
 	got := s.buf[s.body:s.end]
 	switch {
-	case bytes.Equal(got, trailer(s.c, s.n, s.h.Sum(nil))):
+	case bytes.Equal(got, trailer(s.c, s.n, s.h.Sum128())):
 		return nil
 	case !bytes.Contains(got, []byte(sealMagic)):
 		return fmt.Errorf("%w: archive: truncated: it does not end in a seal", checkpoint.ErrDamaged)

@@ -15,6 +15,7 @@ import (
 
 	"github.com/nsmigrate/nsmigrate/checkpoint"
 	"github.com/nsmigrate/nsmigrate/checkpoint/hold"
+	"github.com/nsmigrate/nsmigrate/transfer"
 	"github.com/nsmigrate/nsmigrate/transfer/journal"
 	"github.com/nsmigrate/nsmigrate/transfer/offline"
 )
@@ -73,9 +74,18 @@ func (u *ui) dump(ctx context.Context, r *dumpRequest) error {
 	dump := checkpoint.Dump
 	var op *operation
 	var journalled *offline.Operation
+	var ahead *transfer.Ahead
 	if r.noProcesses {
 		dump = checkpoint.Backup
 	} else if !r.opts.DryRun {
+		if r.dest.compressed() {
+			var err error
+			if ahead, err = transfer.NewAhead(); err != nil {
+				return err
+			}
+			defer ahead.Close() //nolint:errcheck // memory
+			r.opts.Chunk = ahead.Chunk
+		}
 		about := offline.About{Service: r.name(), Image: r.dest.absolute(), Snapshot: r.opts.LeaveRunning}
 		var err error
 		if op, err = u.begin(r.stateDir, journal.Dump, about); err != nil {
@@ -84,7 +94,7 @@ func (u *ui) dump(ctx context.Context, r *dumpRequest) error {
 		journalled = op.Operation
 		r.opts.WorkDir, r.opts.Record, r.opts.Contexts = op.Scratch, op.Dumping, op.Stopped
 	}
-	report, err := dump(ctx, r.spec, u.store(r.dest, progress, journalled), r.opts)
+	report, err := dump(ctx, r.spec, u.store(r.dest, progress, journalled, ahead), r.opts)
 	done()
 	if op != nil {
 		failed, ok := errors.AsType[*checkpoint.FailedError](err)
@@ -255,6 +265,10 @@ func parseDestination(c *cli.Context) (destination, error) {
 	return d, nil
 }
 
+// compressed says whether the image becomes a file that is.
+func (d destination) compressed() bool { return d.compress && d.dir == "" }
+
+// String is the destination as people call it.
 func (d destination) String() string {
 	switch {
 	case d.stdout:

@@ -15,9 +15,9 @@ import (
 	"github.com/nsmigrate/nsmigrate/transfer/offline"
 )
 
-// store returns the store for a destination. progress and op may be nil.
-func (u *ui) store(d destination, progress checkpoint.Progress, op *offline.Operation) checkpoint.Store {
-	opts := transfer.PackOptions{Compression: transfer.None}
+// store returns the store for a destination. progress, op and ahead, which has packed a part of the image, may be nil.
+func (u *ui) store(d destination, progress checkpoint.Progress, op *offline.Operation, ahead *transfer.Ahead) checkpoint.Store {
+	opts := transfer.PackOptions{Compression: transfer.None, Ahead: ahead}
 	if d.compress {
 		opts.Compression = transfer.Zstd
 	}

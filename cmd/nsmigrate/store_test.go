@@ -76,7 +76,7 @@ func TestPlaceStore(t *testing.T) {
 			u := newUI(nil, nil, nil)
 
 			dir, m := sampleImage(t)
-			s := u.store(dest, nil, nil)
+			s := u.store(dest, nil, nil, nil)
 			if err := s.Stage(ctx, dir, m); err != nil {
 				t.Fatal(err)
 			}
@@ -88,7 +88,7 @@ func TestPlaceStore(t *testing.T) {
 			}
 
 			dir, m = sampleImage(t)
-			s = u.store(dest, nil, nil)
+			s = u.store(dest, nil, nil, nil)
 			if err := s.Stage(ctx, dir, m); err != nil {
 				t.Fatal(err)
 			}
@@ -113,7 +113,7 @@ func TestPlaceStoreNameTaken(t *testing.T) {
 	t.Chdir(t.TempDir())
 	u := newUI(nil, nil, nil)
 	dir, m := sampleImage(t)
-	s := u.store(destination{file: "svc"}, nil, nil)
+	s := u.store(destination{file: "svc"}, nil, nil, nil)
 	if err := s.Stage(context.Background(), dir, m); err != nil {
 		t.Fatal(err)
 	}
@@ -139,7 +139,7 @@ func TestStreamStore(t *testing.T) {
 	for _, compress := range []bool{true, false} {
 		out.Reset()
 		dir, m := sampleImage(t)
-		s := u.store(destination{stdout: true, compress: compress}, nil, nil)
+		s := u.store(destination{stdout: true, compress: compress}, nil, nil, nil)
 		if err := s.Stage(ctx, dir, m); err != nil {
 			t.Fatal(err)
 		}
