@@ -273,7 +273,11 @@ func (s *State) captureObjects(ctx context.Context, n *ns.NS, nl *rawnl.Conn, li
 	if err != nil {
 		return err
 	}
-	s.losses = append(append(s.losses, hidden...), losses...)
+	qdiscs, err := hiddenQdiscs(ctx, nl, links)
+	if err != nil {
+		return err
+	}
+	s.losses = slices.Concat(s.losses, hidden, qdiscs, losses)
 	if err := s.captureFilters(ctx, n, prev); err != nil {
 		return err
 	}

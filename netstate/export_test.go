@@ -28,6 +28,12 @@ func Sift(k Kind, msgs []rawnl.Message, kinds map[int32]string) (left int, losse
 	return len(msgs), losses
 }
 
+// HiddenQdiscs names the queueing disciplines of which links tell and a dump does not.
+func HiddenQdiscs(links, qdiscs []rawnl.Message) ([]Loss, error) {
+	all, err := (&State{Messages: map[Kind][]rawnl.Message{KindLink: links}}).links()
+	return hiddenRoots(withoutRoot(all, qdiscs)), err
+}
+
 // CheckLink returns why a link can't be carried; false if it can be.
 func CheckLink(m rawnl.Message) (Loss, bool) {
 	l, err := parseLink(m)

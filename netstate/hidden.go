@@ -2,10 +2,12 @@ package netstate
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -68,6 +70,70 @@ func hiddenRoutes(ctx context.Context, n *ns.NS, nl *rawnl.Conn, shown int, p pr
 		Reason: fmt.Sprintf("the kernel does not show %d of their nexthops, because one of the routes is larger than a netlink message", hidden),
 		Remedy: "give that route a group of nexthop objects instead of its nexthops",
 	}}, nil
+}
+
+// hiddenQdiscs names queueing disciplines that the kernel has and does not show: their dump ends, without an error, at one
+// that is larger than a datagram, and does not show those behind it either. Only the schedule of a taprio is ever so
+// large, and that is always a root, of which the links tell.
+func hiddenQdiscs(ctx context.Context, nl *rawnl.Conn, links []link) ([]Loss, error) {
+	var missing []*link
+	for range 3 { // links may come and go between two dumps
+		if !slices.ContainsFunc(links, func(l link) bool { return l.rootQdisc() == taprio }) {
+			return nil, nil
+		}
+		msgs, err := nl.Dump(ctx, get(unix.RTM_GETQDISC, sizeofTCMsg, unix.AF_UNSPEC))
+		if err != nil {
+			return nil, fmt.Errorf("dump queueing disciplines: %w", err)
+		}
+		if missing = withoutRoot(links, msgs); len(missing) == 0 {
+			return nil, nil
+		}
+		if links, err = dumpLinks(ctx, nl); err != nil {
+			return nil, fmt.Errorf("dump links: %w", err)
+		}
+	}
+	return hiddenRoots(missing), nil
+}
+
+const taprio = "taprio"
+
+// rootQdisc returns the kind of a link's queueing discipline, "" if the kernel never shows it.
+func (l *link) rootQdisc() string {
+	if kind := rawnl.CString(l.attr(unix.IFLA_QDISC)); kind != "noop" && kind != "noqueue" {
+		return kind
+	}
+	return ""
+}
+
+// withoutRoot returns the links that have a queueing discipline of which a dump shows nothing.
+func withoutRoot(links []link, qdiscs []rawnl.Message) []*link {
+	shown := map[int32]bool{}
+	for _, m := range qdiscs { // struct tcmsg: family, 3 of padding, ifindex, handle, parent, info
+		if len(m.Data) >= sizeofTCMsg && binary.NativeEndian.Uint32(m.Data[12:]) == tcRoot {
+			shown[int32(binary.NativeEndian.Uint32(m.Data[4:]))] = true
+		}
+	}
+	var missing []*link
+	for i := range links {
+		if links[i].rootQdisc() != "" && !shown[links[i].index] {
+			missing = append(missing, &links[i])
+		}
+	}
+	return missing
+}
+
+// hiddenRoots names the queueing disciplines of links that a dump has none of.
+func hiddenRoots(missing []*link) []Loss {
+	const large = "its schedule is larger than a netlink message, so that the kernel does not show it"
+	var losses []Loss
+	for _, l := range missing {
+		loss := Loss{Kind: "qdisc", Object: l.rootQdisc() + " dev " + l.name + " root", Reason: large, Remedy: "give it a schedule of fewer entries"}
+		if l.rootQdisc() != taprio {
+			loss.Reason, loss.Remedy = "the kernel shows nothing behind a taprio that is larger than a netlink message", "give that a schedule of fewer entries"
+		}
+		losses = append(losses, loss)
+	}
+	return losses
 }
 
 // hopsOf counts the nexthops of dumped routes, each of which is a route to the kernel.

@@ -124,3 +124,71 @@ func TestSift(t *testing.T) {
 		})
 	}
 }
+
+// TestHiddenQdiscs leaves queueing disciplines out of a dump, as the kernel does at a taprio that is too large for one.
+func TestHiddenQdiscs(t *testing.T) {
+	link := func(index uint32, name, qdisc string) rawnl.Message {
+		b := make([]byte, unix.SizeofIfInfomsg)
+		binary.NativeEndian.PutUint32(b[4:], index)
+		b = rawnl.AppendAttr(b, unix.IFLA_IFNAME, append([]byte(name), 0))
+		return rawnl.Message{Type: unix.RTM_NEWLINK, Data: rawnl.AppendAttr(b, unix.IFLA_QDISC, append([]byte(qdisc), 0))}
+	}
+	qdisc := func(index, parent uint32) rawnl.Message {
+		b := make([]byte, 20)
+		binary.NativeEndian.PutUint32(b[4:], index)
+		binary.NativeEndian.PutUint32(b[12:], parent)
+		return rawnl.Message{Type: unix.RTM_NEWQDISC, Data: b}
+	}
+	const root, ingress = 0xffffffff, 0xfffffff1
+	links := []rawnl.Message{link(1, "lo", "noqueue"), link(2, "a0", "fq"), link(3, "b0", "taprio"), link(4, "c0", "htb"), link(5, "d0", "noop")}
+	for _, c := range []struct {
+		name   string
+		qdiscs []rawnl.Message
+		want   []string
+	}{
+		{"all are shown", []rawnl.Message{qdisc(2, root), qdisc(3, root), qdisc(4, root)}, nil},
+		{"a large taprio", []rawnl.Message{qdisc(2, root), qdisc(2, ingress)}, []string{
+			"qdisc taprio dev b0 root: its schedule is larger", "qdisc htb dev c0 root: the kernel shows nothing behind",
+		}},
+		{"only the last is shown in part", []rawnl.Message{qdisc(2, root), qdisc(3, root), qdisc(4, ingress)}, []string{"qdisc htb dev c0 root: "}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			losses, err := netstate.HiddenQdiscs(links, c.qdiscs)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got []string
+			for _, l := range losses {
+				got = append(got, l.String())
+			}
+			checkLines(t, got, c.want...)
+		})
+	}
+}
+
+// TestShownQdiscs: of a namespace whose queueing disciplines are all shown, none is missed.
+func TestShownQdiscs(t *testing.T) {
+	needRoot(t)
+	host, source := arrange(t, container+`
+		ip link add d0 type ifb; ip link add e0 numtxqueues 4 type veth peer name e1; ip link add br0 type bridge
+		for d in d0 e0 e1; do ip link set $d up; done; ip link set e1 master br0
+		tc qdisc add dev d0 root handle 1: htb; tc qdisc add dev d0 clsact; tc qdisc replace dev e0 root tbf rate 1mbit burst 10k limit 30k
+		tc qdisc add dev br0 root pfifo limit 10`)
+	s := capture(t, source, host)
+	nl, err := rawnl.Dial(source, unix.NETLINK_ROUTE)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nl.Close()
+	qdiscs, err := nl.Dump(t.Context(), rawnl.Message{Type: unix.RTM_GETQDISC, Data: make([]byte, 20)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	losses, err := netstate.HiddenQdiscs(s.Messages[netstate.KindLink], qdiscs)
+	if err != nil || len(losses) > 0 {
+		t.Errorf("missed %v, %v", losses, err)
+	}
+	if losses, err = netstate.HiddenQdiscs(s.Messages[netstate.KindLink], nil); err != nil || len(losses) < 3 {
+		t.Errorf("without a dump only %v are missed, %v", losses, err)
+	}
+}

@@ -138,6 +138,12 @@ const (
 	iffDynamic    uint32 = 0x8000
 )
 
+// linux/rtnetlink.h, linux/pkt_sched.h.
+const (
+	sizeofTCMsg        = 20
+	tcRoot      uint32 = 0xffffffff // the parent of a device's queueing discipline
+)
+
 // Attributes of linux/neighbour.h and linux/if_link.h: the parameters of neighbour tables and of devices.
 const (
 	sizeofNdtMsg       = 4
