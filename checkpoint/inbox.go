@@ -2,6 +2,9 @@ package checkpoint
 
 import (
 	"context"
+	"errors"
+	"sync"
+	"time"
 
 	"github.com/nsmigrate/nsmigrate/checkpoint/hold"
 	"github.com/nsmigrate/nsmigrate/netstate/ns"
@@ -9,11 +12,16 @@ import (
 
 // inbox is what comes for a service while it stands still. The zero value, and one that is closed, keeps nothing.
 type inbox struct {
-	holder  *hold.Holder
 	uplinks []hold.Uplink
-	frames  []hold.Frame // that were taken, for the copy on this host if it goes on
-	kept    hold.Stats   // of a holder that is closed
-	given   int          // frames
+
+	mu     sync.Mutex // of what follows, which gather fills beside everything else
+	holder *hold.Holder
+	frames []hold.Frame // that were taken, for the copy on this host if it goes on
+	passed int          // how many of them are on their way to another host
+	failed error        // the last error of taking them that was not told
+	kept   hold.Stats   // of a holder that is closed
+	given  int          // frames
+	quit   chan struct{}
 }
 
 // open begins to keep packets, if there are uplinks that they can be kept from.
@@ -34,13 +42,53 @@ func (b *inbox) group() uint16 {
 	return b.holder.Group()
 }
 
+// gatherEvery is how often gather looks for packets.
+const gatherEvery = 5 * time.Millisecond
+
+// gather takes packets from the kernel as they come, until the inbox is closed: a thousand connections send thousands, which
+// would otherwise be taken when the other host's copy waits for them. More than can travel stay where they are.
+func (b *inbox) gather() {
+	if b.holder == nil || b.quit != nil {
+		return
+	}
+	b.quit = make(chan struct{})
+	go func() {
+		ticker := time.NewTicker(gatherEvery)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-b.quit:
+				return
+			case <-ticker.C:
+				b.mu.Lock()
+				if b.holder != nil && b.holder.Stats().Bytes < hold.MaxCargo {
+					b.take()
+				}
+				b.mu.Unlock()
+			}
+		}
+	}()
+}
+
+// take takes what has come.
+func (b *inbox) take() {
+	frames, err := b.holder.Take()
+	b.frames = append(b.frames, frames...)
+	if err != nil {
+		b.failed = err
+	}
+}
+
 // pass returns what is new as it travels to another host, nil if nothing is.
 func (b *inbox) pass() ([]byte, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	if b.holder == nil {
 		return nil, nil
 	}
-	frames, err := b.holder.Take()
-	b.frames = append(b.frames, frames...)
+	b.take()
+	frames, err := b.frames[b.passed:], b.failed
+	b.passed, b.failed = len(b.frames), nil
 	if len(frames) == 0 {
 		return nil, err
 	}
@@ -49,20 +97,25 @@ func (b *inbox) pass() ([]byte, error) {
 
 // giveBack gives everything to the copy on this host, which is not locked any more.
 func (b *inbox) giveBack() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	if b.holder == nil {
 		return nil
 	}
-	frames, err := b.holder.Take()
-	if frames = append(b.frames, frames...); len(frames) == 0 {
+	b.take()
+	frames, err := b.frames, b.failed
+	b.frames, b.passed, b.failed = nil, 0, nil
+	if len(frames) == 0 {
 		return err
 	}
-	b.frames = nil
-	given, err := hold.Give(b.uplinks, frames)
+	given, failed := hold.Give(b.uplinks, frames)
 	b.given += given
-	return err
+	return errors.Join(err, failed)
 }
 
 func (b *inbox) stats() hold.Stats {
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	stats := b.kept
 	if b.holder != nil {
 		stats = b.holder.Stats()
@@ -72,10 +125,15 @@ func (b *inbox) stats() hold.Stats {
 }
 
 func (b *inbox) close() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	if b.holder == nil {
 		return
 	}
+	if b.quit != nil {
+		close(b.quit)
+	}
 	b.kept = b.holder.Stats()
 	b.holder.Close()
-	b.holder, b.frames = nil, nil
+	b.holder, b.frames, b.passed = nil, nil, 0
 }

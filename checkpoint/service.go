@@ -433,6 +433,9 @@ func (s *Service) writeSockets() error {
 // Phase begins a phase of the blackout that is the caller's: what is done with the image of the frozen service.
 func (s *Service) Phase(name string) { s.clock.Phase(name, true) }
 
+// Gather begins to take what comes for the frozen service, so that [Service.Arrived] has it at hand.
+func (s *Service) Gather() { s.inbox.gather() }
+
 // Arrived returns what has come for the frozen service since it was last asked, for another host's [hold.Decode]; nil if
 // nothing has. It stays known here until the service is ended: if that never happens, it is for the copy on this host.
 func (s *Service) Arrived() []byte {

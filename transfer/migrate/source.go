@@ -126,6 +126,7 @@ func (s *Source) Freeze(ctx context.Context, send handover.SendEntry) (json.RawM
 		return nil, err
 	}
 	s.service.Phase("hand over")
+	s.service.Gather() // while the other host restores
 	return json.Marshal(s.service.Manifest())
 }
 
