@@ -113,7 +113,7 @@ bench: deps criu build ## how long clients wait when a service moves, and how fa
 
 .PHONY: bench-quick
 bench-quick: BENCH += -quick
-bench-quick: bench ## the same in three minutes, with more noise
+bench-quick: bench ## the same in less than three minutes, with more noise
 
 .PHONY: clean
 clean: ## remove what was built

@@ -153,7 +153,7 @@ func done(scene string, took time.Duration) {
 
 // takes says about how long the scenes of namespaces take on a machine of two cores that does nothing else.
 func takes(o options) time.Duration {
-	const setUp, each = time.Second, 1200 * time.Millisecond
+	const setUp, each = 2 * time.Second, 1900 * time.Millisecond
 	var total time.Duration
 	for _, p := range (&bench{options: o}).parts() {
 		if o.only.MatchString(p.name) {

@@ -3,6 +3,7 @@ package blackout
 import (
 	"context"
 	"errors"
+	"fmt"
 	"regexp"
 	"slices"
 	"time"
@@ -104,7 +105,7 @@ func parts(o Options, b *bench, r *Results) []part {
 	return all
 }
 
-// Measure runs all scenes.
+// Measure runs all scenes. The failure of one does not hide the figures of the others.
 func Measure(ctx context.Context, o Options) (r Results, err error) {
 	begin := time.Now()
 	if len(parts(o, nil, nil)) == 0 {
@@ -126,13 +127,15 @@ func Measure(ctx context.Context, o Options) (r Results, err error) {
 			limit = share(o.Budget-time.Since(begin), all[i:])
 		}
 		start := time.Now()
-		err := p.run(ctx, limit)
+		if failed := p.run(ctx, limit); failed != nil && ctx.Err() == nil {
+			err = errors.Join(err, fmt.Errorf("%s: %w", p.name, failed))
+		}
 		o.Done(p.name, time.Since(start))
-		if err != nil {
-			return r, err
+		if ctx.Err() != nil {
+			return r, ctx.Err()
 		}
 	}
-	return r, nil
+	return r, err
 }
 
 // wants says whether somebody asked for a part.
