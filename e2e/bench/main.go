@@ -53,7 +53,7 @@ func run(ctx context.Context) error {
 	with := flag.String("with", ".", "pattern of what services are moved with, such as \"nsmigrate|criu\"")
 	rounds := flag.Int("rounds", 0, "move small services this many times, and others at most, instead of as many as their scenes say")
 	tail := flag.Int("tail", 0, "move services this many times in the scene of that name, instead of a thousand times")
-	budget := flag.Duration("budget", 0, "how long all may take: where that does not suffice there are fewer rounds (default 18m, or 2m20s with -quick)")
+	budget := flag.Duration("budget", 0, "how long all may take: where that does not suffice there are fewer rounds (default 18m30s, or 2m20s with -quick)")
 	client := flag.String(blackout.ClientFlag, "", "be a client of the blackout's, with options as JSON; the bench calls itself so")
 	from := flag.String("from", "", "measure nothing: tell and draw what an earlier run wrote with -json, or several, separated by commas")
 	pictures := flag.String("svg", "", "write pictures to this directory")
@@ -132,7 +132,7 @@ func usualBudget(quick bool) time.Duration {
 	if quick {
 		return 140 * time.Second
 	}
-	return 18 * time.Minute
+	return 18*time.Minute + 30*time.Second
 }
 
 // progress returns what shows in one line how far it is, on a terminal only.
