@@ -219,6 +219,7 @@ func load() string {
 
 // readReports joins what several runs found out.
 func readReports(names []string) (r Report, err error) {
+	var commands []string
 	for i, name := range names {
 		text, err := os.ReadFile(name)
 		if err != nil {
@@ -230,13 +231,12 @@ func readReports(names []string) (r Report, err error) {
 		}
 		if i == 0 {
 			r.Machine, r.Rounds = one.Machine, one.Rounds
-		} else {
-			r.Command += ", "
 		}
-		r.Command += one.Command
+		commands = append(commands, one.Command)
 		r.Results = append(r.Results, one.Results...)
 		r.Blackout.Join(one.Blackout)
 	}
+	r.Command = strings.Join(commands, ",\n")
 	return r, nil
 }
 

@@ -47,7 +47,10 @@ func (r Results) throughputRounds() string {
 	for _, x := range r.Throughput {
 		rounds = max(rounds, x.Rounds)
 	}
-	return fmt.Sprintf("medians of %d rounds", rounds)
+	if rounds == 1 {
+		return "once"
+	}
+	return fmt.Sprintf("medians of %d moves", rounds)
 }
 
 // name says what of, and where to.
@@ -134,7 +137,7 @@ func (r Results) moreTables() []titled {
 		},
 		titled{
 			title: "Throughput", table: r.throughputTable(),
-			note: "Of a connection of iperf3 that is moved in full flight, " + r.throughputRounds() + ".",
+			note: "Of a connection of iperf3 that is moved in full flight: " + r.throughputRounds() + ".",
 		},
 		titled{
 			title: "Snapshots", table: r.snapshotTable(),
