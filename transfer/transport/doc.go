@@ -17,7 +17,7 @@
 //
 //	offset  size  field
 //	0       8     magic "nsmdeny\n"
-//	8       1     why: 1 not allowed, 2 busy, 3 going away
+//	8       1     why: 1 not allowed, 2 busy, 3 going away, 4 revoked
 //	9       2     length of the text, big endian, at most 1 KiB
 //	11            text for people
 //
