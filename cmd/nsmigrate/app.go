@@ -63,6 +63,11 @@ func (u *ui) finish(cmd *cli.Command) {
 	cmd.Flags = append(cmd.Flags, &cli.StringFlag{
 		Name: "format", Value: "text", Usage: "print results and errors as `text|json`",
 	})
+	for _, f := range cmd.Flags {
+		if f, ok := f.(*cli.BoolFlag); ok {
+			f.DisableDefaultText = true // what is not asked for is not done
+		}
+	}
 	cmd.Before = func(c *cli.Context) error {
 		u.command = cmd.Name
 		format := c.String("format")

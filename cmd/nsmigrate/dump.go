@@ -160,7 +160,7 @@ func (u *ui) showDump(out io.Writer, r *dumpRequest, report *checkpoint.Report) 
 func dumpFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.StringFlag{Name: "netns", Usage: "dump the network namespace `NAME|PATH` with all its processes"},
-		&cli.IntFlag{Name: "tree", Aliases: []string{"t"}, Usage: "dump the process tree of `PID` and its network namespace"},
+		&cli.IntFlag{Name: "tree", Aliases: []string{"t"}, DefaultText: "none", Usage: "dump the process tree of `PID` and its network namespace"},
 		&cli.StringFlag{Name: "images-dir", Aliases: []string{"D"}, Usage: "write the image to the directory `DIR`, which must be new or empty"},
 		&cli.StringFlag{Name: "export", Aliases: []string{"e"}, Usage: "write the image to `FILE`, which must be new; - is standard output"},
 		&cli.BoolFlag{Name: "leave-running", Aliases: []string{"R"}, Usage: "resume the service after the dump: the image is a snapshot, and its connections are closed on restore"},

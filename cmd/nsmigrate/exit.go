@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/nsmigrate/nsmigrate/checkpoint"
@@ -114,6 +115,7 @@ func statusOf(err error) status {
 // exitHelp lists exit statuses for --help.
 func exitHelp(statuses ...status) string {
 	all := append([]status{statusOK, statusError, statusUsage}, statuses...)
+	slices.Sort(all)
 	var b strings.Builder
 	for _, s := range all {
 		_, meaning := s.describe()

@@ -66,7 +66,7 @@ stays frozen and mute here, and nsmigrate asks until it knows. See nsmigrate rec
 func migrateFlags() []cli.Flag {
 	flags := []cli.Flag{
 		&cli.StringFlag{Name: "netns", Usage: "move the network namespace `NAME|PATH` with all its processes"},
-		&cli.IntFlag{Name: "tree", Aliases: []string{"t"}, Usage: "move the process tree of `PID` and its network namespace"},
+		&cli.IntFlag{Name: "tree", Aliases: []string{"t"}, DefaultText: "none", Usage: "move the process tree of `PID` and its network namespace"},
 	}
 	flags = append(flags, remoteFlags()...)
 	flags = append(flags, filesFlags()...)
@@ -82,7 +82,7 @@ func migrateFlags() []cli.Flag {
 		&cli.BoolFlag{Name: "dry-run", Usage: "examine both hosts and stop"},
 		&cli.BoolFlag{Name: "print-stats", Usage: "print how long each phase took on both hosts"},
 		&cli.DurationFlag{Name: "max-frozen", Value: 2 * time.Minute, Usage: "give up, and resume the service, when it was frozen for this `TIME` and isn't over there"},
-		&cli.IntFlag{Name: "progress-fd", Value: -1, Usage: "write JSON events, one a line, to the file descriptor `FD`"},
+		&cli.IntFlag{Name: "progress-fd", Value: -1, DefaultText: "none", Usage: "write JSON events, one a line, to the file descriptor `FD`"},
 		stateDirFlag(),
 		criuFlag(),
 	)

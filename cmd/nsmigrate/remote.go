@@ -25,7 +25,7 @@ func remoteFlags() []cli.Flag {
 // tlsFlags name the files of TLS.
 func tlsFlags(whose string) []cli.Flag {
 	return []cli.Flag{
-		&cli.StringFlag{Name: "tls-ca", Usage: "with TLS: `FILE` with the CAs that " + whose + " certificate may come from (PEM)"},
+		&cli.StringFlag{Name: "tls-ca", Usage: "with TLS: `FILE` with the CAs that " + whose + " certificate must come from (PEM)"},
 		&cli.StringFlag{Name: "tls-cert", Usage: "with TLS: `FILE` with this host's certificate, and those between it and its CA (PEM)"},
 		&cli.StringFlag{Name: "tls-key", Usage: "with TLS: `FILE` with its private key (PEM)"},
 		&cli.StringFlag{Name: "tls-crl", Usage: "with TLS: `FILE` with the CAs' lists of revoked certificates (PEM or DER)"},

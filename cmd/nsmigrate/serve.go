@@ -26,8 +26,9 @@ end; what is arriving then may finish. Both sides show certificates (TLS 1.3). W
 names of certificates (DNS names, URIs or common names), where * is any that the CA knows, and
 *.nodes.example any with one label more. SIGHUP has the certificates and lists read again.
 
-Sockets that systemd passes are used before any that --listen names. Unit files come with the program's
-source. On a unix socket (--listen unix:PATH) root of this host may come without a certificate.`,
+Sockets that systemd passes are used before any that --listen names. The program's source has unit files
+(transfer/transport/systemd). On a unix socket (--listen unix:PATH) root of this host may come without a
+certificate.`,
 			[]string{
 				"sudo nsmigrate serve --tls-ca ca.pem --tls-cert host.pem --tls-key host.key --allow old.example",
 				"sudo nsmigrate serve --listen unix:/run/nsmigrate.sock",
@@ -59,7 +60,7 @@ func serveFlags() []cli.Flag {
 		&cli.StringFlag{Name: "max-size", Usage: "take in `SIZE` bytes of one service, such as 64G"},
 		&cli.StringFlag{Name: "bandwidth", Usage: "take in `RATE` bytes a second of all together, such as 500M"},
 		&cli.DurationFlag{Name: "handshake-timeout", Value: 10 * time.Second, Usage: "send away who has not shown a certificate within `TIME`"},
-		&cli.DurationFlag{Name: "grace", Usage: "when told to end, give what is arriving `TIME` (default: as long as it takes)"},
+		&cli.DurationFlag{Name: "grace", DefaultText: "as long as it takes", Usage: "when told to end, give what is arriving `TIME`"},
 	}, tlsFlags("other hosts'")...)
 }
 
