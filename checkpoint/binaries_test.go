@@ -10,11 +10,12 @@ import (
 	"testing"
 
 	"github.com/nsmigrate/nsmigrate/checkpoint/proc"
+	"github.com/nsmigrate/nsmigrate/netstate/ns/nstest"
 )
 
 // The binaries of a running process are recognised on this host, and each difference is named.
 func TestBinaries(t *testing.T) {
-	needRoot(t) // map_files
+	nstest.NeedRoot(t) // map_files
 	self, err := proc.Default.Read(os.Getpid())
 	if err != nil {
 		t.Fatal(err)

@@ -20,19 +20,8 @@ import (
 
 	"github.com/nsmigrate/nsmigrate/checkpoint/proc"
 	"github.com/nsmigrate/nsmigrate/netstate/ns"
+	"github.com/nsmigrate/nsmigrate/netstate/ns/nstest"
 )
-
-// needRoot skips a test that needs privileges. In CI it may not be skipped.
-func needRoot(tb testing.TB) {
-	tb.Helper()
-	if os.Geteuid() == 0 {
-		return
-	}
-	if os.Getenv("CI") == "true" {
-		tb.Fatal("must run as root")
-	}
-	tb.Skip("needs root")
-}
 
 // The test binary serves as the service: the variable names what it opens before it says that it is ready.
 const serviceEnv = "NSMIGRATE_TEST_SERVICE"
@@ -96,14 +85,9 @@ func listen(network, addr string, mptcp bool) (net.Listener, error) {
 // newNS makes a namespace with lo up.
 func newNS(tb testing.TB) *ns.NS {
 	tb.Helper()
-	needRoot(tb)
-	n, err := ns.Create()
-	if err != nil {
-		tb.Fatal(err)
-	}
-	tb.Cleanup(func() { n.Close() })
-	err = n.Do(func() error { return exec.Command("ip", "link", "set", "lo", "up").Run() })
-	if err != nil {
+	nstest.NeedRoot(tb)
+	n := nstest.New(tb)
+	if err := n.Do(exec.Command("ip", "link", "set", "lo", "up").Run); err != nil {
 		tb.Fatal(err)
 	}
 	return n

@@ -121,10 +121,7 @@ func TestCRIUKilledAnyTime(t *testing.T) {
 		result := r.ended()
 		w.removeLogs(at, result)
 		if result.Code == exitOK { // it was complete before
-			w.carry(at, to)
-			w.restore(to)
-			w.check(os.Remove(w.image(to)))
-			at, to = to, at
+			at, to = w.liveElsewhere(at, to)
 		} else {
 			killed++
 			w.says(result, exitDumpFailed, "criu died", "the source is running as before")
@@ -138,6 +135,17 @@ func TestCRIUKilledAnyTime(t *testing.T) {
 		t.Error("no dump was interrupted")
 	}
 	w.stopAll(c)
+}
+
+// liveElsewhere brings a service of which only an image is left to life on another host, and returns the two the other way
+// round.
+func (w *world) liveElsewhere(from, to *lab.Host) (at, other *lab.Host) {
+	w.Helper()
+	w.gone(from)
+	w.carry(from, to)
+	w.restore(to)
+	w.check(os.Remove(w.image(to)))
+	return to, from
 }
 
 func (w *world) isThere(path string) bool {

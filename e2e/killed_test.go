@@ -118,11 +118,7 @@ func TestDumpKilledWithGuard(t *testing.T) {
 				if did != "" && !strings.Contains(did, "the image "+w.image(at)+" is complete, the source is removed") {
 					t.Errorf("there is an image, and it said %s", did)
 				}
-				w.gone(at)
-				w.carry(at, to)
-				w.restore(to)
-				w.check(os.Remove(w.image(to)))
-				at, to = to, at
+				at, to = w.liveElsewhere(at, to)
 			default:
 				if !strings.Contains(did, "the source is running as before") {
 					t.Errorf("there is no image, and it said %s", did)
@@ -227,11 +223,7 @@ func TestAllKilledAnyTime(t *testing.T) {
 			recovered++
 		}
 		if w.isThere(w.image(at)) {
-			w.gone(at)
-			w.carry(at, to)
-			w.restore(to)
-			w.check(os.Remove(w.image(to)))
-			at, to = to, at
+			at, to = w.liveElsewhere(at, to)
 		} else {
 			w.same(at, before)
 			w.isAsBefore(at)

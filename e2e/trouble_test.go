@@ -61,11 +61,7 @@ func TestDestinationMemoryFull(t *testing.T) {
 			h.ends(exitDumpFailed, dir, "no space left on device", "the service is running on this host as before")
 			w.sh(w.B, "rm %s", fill)
 		}
-		w.noneUnfinished()
-		w.same(w.A, before)
-		w.same(w.B, empty)
-		c.progress()
-		w.unharmed()
+		w.untouched(before, empty, c)
 		w.sh(w.B, "umount -l %s", dir)
 	}
 	w.stopAll(c)
@@ -97,14 +93,20 @@ func TestShipOntoFullDisk(t *testing.T) {
 			h.ends(exitDumpFailed, data, "no space left on device", "the service is running on this host as before")
 			w.sh(w.B, "rm %s", fill)
 		}
-		w.noneUnfinished()
-		w.same(w.A, before)
-		w.same(w.B, empty)
-		c.progress()
-		w.unharmed()
+		w.untouched(before, empty, c)
 		w.sh(w.B, "umount %s", dir)
 	}
 	w.stopAll(c)
+}
+
+// untouched demands that a migration that was not to be has left both hosts as they were, and the service's clients in peace.
+func (w *world) untouched(a, b lab.Snapshot, c *client) {
+	w.Helper()
+	w.noneUnfinished()
+	w.same(w.A, a)
+	w.same(w.B, b)
+	c.progress()
+	w.unharmed()
 }
 
 // fillUp leaves no room in a file system of a host.
@@ -131,11 +133,7 @@ func TestSourceFull(t *testing.T) {
 			h.release()
 			h.ends(exitDumpFailed, "o space left on device", "the service is running on this host as before")
 			w.sh(w.A, "rm %s", fill)
-			w.noneUnfinished()
-			w.same(w.A, before)
-			w.same(w.B, w.empty[w.B])
-			c.progress()
-			w.unharmed()
+			w.untouched(before, w.empty[w.B], c)
 			w.sh(w.A, "umount -l %s", dir)
 			w.stopAll(c)
 		})

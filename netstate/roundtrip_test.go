@@ -3,7 +3,6 @@ package netstate_test
 import (
 	"bytes"
 	"context"
-	"os"
 	"os/exec"
 	"strings"
 	"testing"
@@ -11,6 +10,7 @@ import (
 
 	"github.com/nsmigrate/nsmigrate/netstate"
 	"github.com/nsmigrate/nsmigrate/netstate/ns"
+	"github.com/nsmigrate/nsmigrate/netstate/ns/nstest"
 )
 
 // patience is how long a test waits for what the kernel does by itself: more than it takes on a busy machine, and in a
@@ -18,16 +18,7 @@ import (
 const patience = 3 * time.Minute
 
 // needRoot skips a test that makes namespaces. In CI the lack of root is a failure.
-func needRoot(tb testing.TB) {
-	tb.Helper()
-	if os.Geteuid() == 0 {
-		return
-	}
-	if os.Getenv("CI") == "true" {
-		tb.Fatal("needs root")
-	}
-	tb.Skip("needs root")
-}
+func needRoot(tb testing.TB) { tb.Helper(); nstest.NeedRoot(tb) }
 
 // newNS makes a namespace for the test.
 func newNS(tb testing.TB) *ns.NS {

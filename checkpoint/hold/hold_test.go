@@ -17,6 +17,7 @@ import (
 	"github.com/nsmigrate/nsmigrate/checkpoint/lock"
 	"github.com/nsmigrate/nsmigrate/netstate"
 	"github.com/nsmigrate/nsmigrate/netstate/ns"
+	"github.com/nsmigrate/nsmigrate/netstate/ns/nstest"
 )
 
 // scene is a host with a service's namespace behind a link, of which the lock is ready.
@@ -30,19 +31,8 @@ type scene struct {
 
 func newScene(t *testing.T) *scene {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		if os.Getenv("CI") != "" {
-			t.Fatal("root is needed")
-		}
-		t.Skip("root is needed")
-	}
-	s := &scene{T: t}
-	for _, n := range []**ns.NS{&s.host, &s.svc} {
-		var err error
-		*n, err = ns.Create()
-		s.check(err)
-		t.Cleanup(func() { (*n).Close() })
-	}
+	nstest.NeedRoot(t)
+	s := &scene{T: t, host: nstest.New(t), svc: nstest.New(t)}
 	add := exec.Command("ip", "link", "add", "veth-svc", "address", "02:00:00:00:00:01", "type", "veth",
 		"peer", "name", "eth0", "address", "02:00:00:00:00:02", "netns", "/proc/self/fd/3")
 	add.ExtraFiles = []*os.File{s.svc.File()}
@@ -152,6 +142,15 @@ func (s *scene) send(from, to *net.UDPConn, text string) {
 	s.Helper()
 	_, err := from.WriteTo([]byte(text), to.LocalAddr())
 	s.check(err)
+}
+
+// locked returns sockets of a service and of a client that reach each other, but for the lock.
+func (s *scene) locked() (service, client *net.UDPConn) {
+	s.Helper()
+	service, client = s.udp(s.svc, "192.0.2.2:53"), s.udp(s.host, "192.0.2.1:0")
+	s.reach(client, service)
+	s.check(s.lock.Hold(s.Context()))
+	return service, client
 }
 
 // received returns the next n datagrams that a socket gets, and what else it has got by then.
@@ -370,9 +369,7 @@ func TestTranslated(t *testing.T) {
 // What there is no room for is counted.
 func TestFull(t *testing.T) {
 	s := newScene(t)
-	service, client := s.udp(s.svc, "192.0.2.2:53"), s.udp(s.host, "192.0.2.1:0")
-	s.reach(client, service)
-	s.check(s.lock.Hold(t.Context()))
+	service, client := s.locked()
 	const n = 20000
 	text := strings.Repeat("x", 1400)
 	for range n {
@@ -394,9 +391,7 @@ func TestFull(t *testing.T) {
 // An uplink that has lost its end on the host costs its own packets only, and somebody is told.
 func TestGiveWithoutLink(t *testing.T) {
 	s := newScene(t)
-	service, client := s.udp(s.svc, "192.0.2.2:53"), s.udp(s.host, "192.0.2.1:0")
-	s.reach(client, service)
-	s.check(s.lock.Hold(t.Context()))
+	service, client := s.locked()
 	s.send(client, service, "held")
 	frames := s.datagrams(1)
 	s.check(s.lock.Release())

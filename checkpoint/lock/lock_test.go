@@ -13,21 +13,13 @@ import (
 
 	"github.com/nsmigrate/nsmigrate/checkpoint/lock"
 	"github.com/nsmigrate/nsmigrate/netstate/ns"
+	"github.com/nsmigrate/nsmigrate/netstate/ns/nstest"
 )
 
 func newNS(t *testing.T) *ns.NS {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		if os.Getenv("CI") != "" {
-			t.Fatal("root is needed")
-		}
-		t.Skip("root is needed")
-	}
-	n, err := ns.Create()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { n.Close() })
+	nstest.NeedRoot(t)
+	n := nstest.New(t)
 	in(t, n, "ip", "link", "set", "lo", "up")
 	return n
 }

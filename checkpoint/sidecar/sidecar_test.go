@@ -17,30 +17,15 @@ import (
 
 	"github.com/nsmigrate/nsmigrate/checkpoint/sockets"
 	"github.com/nsmigrate/nsmigrate/netstate/ns"
+	"github.com/nsmigrate/nsmigrate/netstate/ns/nstest"
 )
-
-// needRoot skips a test that needs privileges. In CI it may not be skipped.
-func needRoot(tb testing.TB) {
-	tb.Helper()
-	if os.Geteuid() == 0 {
-		return
-	}
-	if os.Getenv("CI") == "true" {
-		tb.Fatal("must run as root")
-	}
-	tb.Skip("needs root")
-}
 
 // newNS makes a namespace with lo up, and runs further ip(8) commands in it.
 func newNS(tb testing.TB, commands ...string) *ns.NS {
 	tb.Helper()
-	needRoot(tb)
-	n, err := ns.Create()
-	if err != nil {
-		tb.Fatal(err)
-	}
-	tb.Cleanup(func() { n.Close() })
-	err = n.Do(func() error {
+	nstest.NeedRoot(tb)
+	n := nstest.New(tb)
+	err := n.Do(func() error {
 		for _, c := range append([]string{"link set lo up"}, commands...) {
 			if out, err := exec.Command("ip", strings.Fields(c)...).CombinedOutput(); err != nil {
 				return fmt.Errorf("ip %s: %w: %s", c, err, out)

@@ -18,22 +18,14 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nsmigrate/nsmigrate/netstate/ns"
+	"github.com/nsmigrate/nsmigrate/netstate/ns/nstest"
 )
 
 // newNS makes a namespace with lo up. A test that needs privileges is skipped without; not in CI.
 func newNS(t *testing.T) *ns.NS {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		if os.Getenv("CI") == "true" {
-			t.Fatal("must run as root")
-		}
-		t.Skip("needs root")
-	}
-	n, err := ns.Create()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { n.Close() })
+	nstest.NeedRoot(t)
+	n := nstest.New(t)
 	inside(t, n, func() error { return exec.Command("ip", "link", "set", "lo", "up").Run() })
 	return n
 }

@@ -4,30 +4,20 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
-	"os"
 	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
-	"github.com/nsmigrate/nsmigrate/netstate/ns"
+	"github.com/nsmigrate/nsmigrate/netstate/ns/nstest"
 	"github.com/nsmigrate/nsmigrate/netstate/rawnl"
 )
 
 // dial opens a route socket in a new namespace.
 func dial(tb testing.TB) *rawnl.Conn {
 	tb.Helper()
-	if os.Geteuid() != 0 {
-		if os.Getenv("CI") == "true" {
-			tb.Fatal("needs root")
-		}
-		tb.Skip("needs root")
-	}
-	n, err := ns.Create()
-	if err != nil {
-		tb.Fatal(err)
-	}
-	tb.Cleanup(func() { n.Close() })
+	nstest.NeedRoot(tb)
+	n := nstest.New(tb)
 	c, err := rawnl.Dial(n, unix.NETLINK_ROUTE)
 	if err != nil {
 		tb.Fatal(err)
