@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/checkpoint-restore/go-criu/v8/crit/images/pagemap"
 	"golang.org/x/sys/unix"
@@ -50,6 +51,7 @@ const (
 	pageSize   = 4 << 10 // of every architecture that we know the registers of
 	gathered   = 1 << 20 // bytes of short runs of pages that are passed on together
 	longRun    = 256 << 10
+	lull       = 200 * time.Microsecond
 	mostPages  = 1 << 52 / pageSize // in an address space
 )
 
@@ -105,10 +107,15 @@ func closed(f *os.File) error {
 	return nil
 }
 
+type deadlineReader interface {
+	io.Reader
+	SetReadDeadline(t time.Time) error
+}
+
 // pageTaker speaks the server's part of the protocol.
 type pageTaker struct {
 	ctx  context.Context
-	r    io.Reader
+	r    deadlineReader
 	w    io.Writer
 	dir  string
 	sink PageSink
@@ -129,7 +136,7 @@ func (t *pageTaker) take() (err error) {
 	}()
 	for {
 		var raw [pageCommandSize]byte
-		if _, err := io.ReadFull(t.r, raw[:]); err != nil {
+		if err := t.next(raw[:]); err != nil {
 			return err // an end, too: criu says when it is done
 		}
 		var c pageCommand
@@ -160,6 +167,26 @@ func (t *pageTaker) take() (err error) {
 			return err
 		}
 	}
+}
+
+// next reads a command. What was gathered is passed on while there is none: criu does other things between the memory of
+// the last process and its farewell.
+func (t *pageTaker) next(p []byte) error {
+	n := 0
+	if t.pages.Len() > 0 {
+		t.r.SetReadDeadline(time.Now().Add(lull)) //nolint:errcheck // it has deadlines
+		var err error
+		n, err = io.ReadFull(t.r, p)
+		t.r.SetReadDeadline(time.Time{}) //nolint:errcheck // see above
+		if err == nil || !errors.Is(err, os.ErrDeadlineExceeded) {
+			return err
+		}
+		if err := t.pass(); err != nil {
+			return err
+		}
+	}
+	_, err := io.ReadFull(t.r, p[n:])
+	return err
 }
 
 // open begins an image.

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 )
 
 // said is what a criu sends to its page server.
@@ -41,9 +42,46 @@ func (k took) sink(_ context.Context, name string, size int64, r io.Reader) erro
 
 func takePages(dir string, in io.Reader, sink PageSink) (answers []byte, err error) {
 	var out bytes.Buffer
-	t := &pageTaker{ctx: context.Background(), r: in, w: &out, dir: dir, sink: sink}
+	t := &pageTaker{ctx: context.Background(), r: never{in}, w: &out, dir: dir, sink: sink}
 	err = t.take()
 	return out.Bytes(), err
+}
+
+// never is a reader that has all there is to read at once.
+type never struct{ io.Reader }
+
+func (never) SetReadDeadline(time.Time) error { return nil }
+
+// Memory is passed on while criu does something else.
+func TestPageServerLull(t *testing.T) {
+	criu, ours, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer criu.Close()
+	var in said
+	in.command(psOpen, 0, 0, 7<<psTypeBits|psTypePID)
+	in.run(0x1000, 1, 2)
+	var farewell said
+	farewell.command(psClose, 0, 0, 0)
+	go func() {
+		ours.Write(in.Bytes())                           //nolint:errcheck // seen below
+		ours.Write(farewell.Bytes()[:pageCommandSize/2]) //nolint:errcheck // some of it
+	}()
+	got := took{}
+	var answers bytes.Buffer
+	taker := &pageTaker{ctx: context.Background(), r: criu, w: &answers, dir: t.TempDir(), sink: func(ctx context.Context, name string, size int64, r io.Reader) error {
+		err := got.sink(ctx, name, size, r)
+		ours.Write(farewell.Bytes()[pageCommandSize/2:]) //nolint:errcheck // the rest
+		ours.Close()
+		return err
+	}}
+	if err := taker.take(); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(got["pages-1.img"]); n != 2*pageSize {
+		t.Errorf("%d bytes were passed on", n)
+	}
 }
 
 func TestPageServer(t *testing.T) {
