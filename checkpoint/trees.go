@@ -207,12 +207,10 @@ func (ts trees) dump(ctx context.Context, pages criu.PageSink) error {
 		// A criu whose memory nobody takes stops, and one that stops sends no more of it.
 		serving, stop := context.WithCancel(ctx)
 		defer stop()
-		var refused error
 		served := make(chan error, 1)
 		go func() {
 			served <- t.pages.Serve(serving, func(ctx context.Context, name string, size int64, r io.Reader) error {
-				refused = pages(ctx, path.Join(t.facts.Dir, name), size, r)
-				return refused
+				return pages(ctx, path.Join(t.facts.Dir, name), size, r)
 			})
 		}()
 		err := t.session.Advance(ctx, criu.PostDump)
@@ -220,8 +218,8 @@ func (ts trees) dump(ctx context.Context, pages criu.PageSink) error {
 			stop()
 		}
 		failed := <-served
-		if refused != nil && serving.Err() == nil {
-			return refused
+		if ctx.Err() == nil && failed != nil && !errors.Is(failed, context.Canceled) && !criu.HungUp(failed) {
+			return failed // criu, which was not served any more, may know of no reason
 		}
 		return cmp.Or(err, failed)
 	})

@@ -70,8 +70,8 @@ func TestHeldInSnapshot(t *testing.T) {
 	w := newWorld(t)
 	loads := w.idle()
 	w.servicePID = w.pid(w.A, "peer", "serve")
-	given := 0
-	for range 50 { // until a dump is met while the service stands still
+	given, limit := 0, w.limit()
+	for limit.Err() == nil { // until a dump is met while the service stands still
 		p, said := w.run(w.A, exec.Command(w.nsmigrateBin(), "dump", "--format", "json", "--netns", w.svc.Name, "-R", "-e", w.image(w.A)))
 		r := &running{w: w, host: w.A, process: p}
 		met := r.await(w.A, dumpMoments[2])

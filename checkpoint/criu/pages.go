@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/checkpoint-restore/go-criu/v8/crit/images/pagemap"
@@ -95,6 +96,11 @@ func (s *PageServer) Serve(ctx context.Context, sink PageSink) error {
 		return fmt.Errorf("take memory from criu: %w", err)
 	}
 	return nil
+}
+
+// HungUp reports whether an error of [PageServer.Serve] says only that criu was gone.
+func HungUp(err error) bool {
+	return slices.ContainsFunc([]error{io.EOF, io.ErrUnexpectedEOF, unix.ECONNRESET, unix.EPIPE}, func(end error) bool { return errors.Is(err, end) })
 }
 
 // Close ends the server.
