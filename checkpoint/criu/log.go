@@ -52,6 +52,9 @@ func (p *Process) explain(op string, errno unix.Errno, msg string, died bool) *E
 		f.Close()
 	}
 	e.Cause, e.Hint = diagnose(e.Lines)
+	if (e.Cause == "" || matches(e.Cause, harmless[:])) && full(p.work) { // so full, maybe, that it could not log the reason
+		e.Cause, e.Errno = fmt.Sprintf("%s: %v", p.work.Name(), unix.ENOSPC), unix.ENOSPC
+	}
 	e.Vetoed = strings.Contains(e.Cause, "RPC client reported script error")
 	if e.Cause == "" || died {
 		e.Cause = strings.TrimSpace(msg)
@@ -61,6 +64,15 @@ func (p *Process) explain(op string, errno unix.Errno, msg string, died bool) *E
 	}
 	return e
 }
+
+// full reports whether a file system has no room for an image.
+func full(dir *os.File) bool {
+	var fs unix.Statfs_t
+	return unix.Fstatfs(int(dir.Fd()), &fs) == nil && int64(fs.Bavail)*fs.Bsize < enough
+}
+
+// enough room for an image.
+const enough = 64 << 10
 
 func openat(dir *os.File, name string) (*os.File, error) {
 	fd, err := unix.Openat(int(dir.Fd()), name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
