@@ -6,12 +6,17 @@ import (
 	"context"
 	"io"
 	"os"
+	"runtime"
 
 	"github.com/nsmigrate/nsmigrate/restore/nsinit"
 )
 
 // version is set by the linker (see the Makefile).
 var version = "unknown"
+
+// The first thread of a process lives as long as the process, and is what others take for it: whatever entered a namespace
+// on it would show the process there, for good if it was to end with its goroutine. So nothing runs on it.
+func init() { runtime.LockOSThread() }
 
 func main() {
 	if len(os.Args) > 1 { // what restore leaves beside a service is this program too
@@ -21,10 +26,17 @@ func main() {
 		case nsinit.TerminalArg:
 			nsinit.HoldTerminal()
 		case guardArg:
-			os.Exit(int(beGuard(os.Args[2:])))
+			elsewhere(func() int { return int(beGuard(os.Args[2:])) })
 		}
 	}
-	os.Exit(run(os.Args, os.Stdin, os.Stdout, os.Stderr))
+	elsewhere(func() int { return run(os.Args, os.Stdin, os.Stdout, os.Stderr) })
+}
+
+// elsewhere runs fn on other threads than the first, and ends with the status that it returns.
+func elsewhere(fn func() int) {
+	status := make(chan int)
+	go func() { status <- fn() }()
+	os.Exit(<-status)
 }
 
 // run is main with its surroundings as arguments. It returns the exit status.
