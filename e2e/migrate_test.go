@@ -1,7 +1,10 @@
 package e2e
 
 import (
+	"bytes"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -52,10 +55,33 @@ func (w *world) migrationsOver(ls links, n int, loads ...*client) {
 			c.progress()
 		}
 		w.unharmed()
+		w.ordinary(from)
+		w.ordinary(to)
 		if w.Failed() {
 			w.Fatalf("in round %d", round+1)
 		}
 		from, to = to, from
+	}
+}
+
+// ordinary demands that nobody on a host goes before others any more, neither the service nor who moved it.
+func (w *world) ordinary(h *lab.Host) {
+	w.Helper()
+	for _, p := range h.Processes() {
+		threads, err := filepath.Glob(h.Path(fmt.Sprintf("/proc/%d/task/*/stat", p.PID)))
+		w.check(err)
+		for _, path := range threads {
+			stat, err := os.ReadFile(path)
+			if err != nil {
+				continue // it has ended
+			}
+			// proc_pid_stat(5): behind the name, which is in parentheses, the third field is the first.
+			const policy = 41 - 3
+			fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+			if len(fields) <= policy || fields[policy] != "0" {
+				w.Errorf("a thread of %s is no ordinary one: %s", p.Command, stat)
+			}
+		}
 	}
 }
 

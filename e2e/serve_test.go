@@ -220,6 +220,8 @@ func TestMigrateByTLS(t *testing.T) {
 		w.noneUnfinished()
 		c.progress()
 		w.unharmed()
+		w.ordinary(from)
+		w.ordinary(to)
 		from, to = to, from
 	}
 	w.stopAll(c)

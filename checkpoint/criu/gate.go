@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"golang.org/x/sys/unix"
 )
 
 // The image that criu reads first of all, when it has found out what it has to know of the kernel (check_img_inventory
@@ -43,7 +45,8 @@ func (p *Process) makeGate(fd int) (theirs *os.File, err error) {
 }
 
 // Arrived lets a criu that was started with Await go on: all images are there now, stored as [StoreAs] says. It could take
-// up its request before, which saves it a millisecond when a service waits. Of other processes, nothing is done.
+// up its request before, which saves it a millisecond when a service waits. For one that was started without Await, or has
+// ended, nothing is to be done.
 func (p *Process) Arrived() error {
 	if p.gate == nil {
 		return nil
@@ -60,7 +63,7 @@ func (p *Process) Arrived() error {
 	if err == nil {
 		_, err = p.gate.Write(b)
 	}
-	if err != nil {
+	if err != nil && !errors.Is(err, unix.EPIPE) { // then criu has ended, and what it says tells why
 		return fmt.Errorf("criu restore: %w", err)
 	}
 	return p.gate.Close()

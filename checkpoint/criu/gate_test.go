@@ -64,6 +64,21 @@ func TestNeverArrived(t *testing.T) {
 	}
 }
 
+// A criu that has ended before its images came says itself why.
+func TestArrivedTooLate(t *testing.T) {
+	p, images, _ := awaiting(t)
+	if err := p.cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	<-p.exited
+	if err := os.WriteFile(filepath.Join(images, StoreAs(inventory)), []byte("an inventory"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Arrived(); err != nil {
+		t.Error(err)
+	}
+}
+
 // What comes from another host does not fill the pipe, which would block.
 func TestArrivedTooLarge(t *testing.T) {
 	p, images, _ := awaiting(t)

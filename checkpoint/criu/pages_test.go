@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // said is what a criu sends to its page server.
@@ -190,5 +192,17 @@ func TestPageServerGivenUp(t *testing.T) {
 	cancel()
 	if err := <-served; !errors.Is(err, context.Canceled) {
 		t.Error(err)
+	}
+}
+
+// An error of ours is told from the end of criu, which has a reason of its own.
+func TestHungUp(t *testing.T) {
+	for _, end := range []error{io.EOF, io.ErrUnexpectedEOF, unix.ECONNRESET, unix.EPIPE} {
+		if !HungUp(fmt.Errorf("take memory: %w", end)) {
+			t.Errorf("%v is not the end of criu", end)
+		}
+	}
+	if HungUp(fmt.Errorf("take memory: %w", unix.ENOSPC)) {
+		t.Error("a full disk is the end of criu")
 	}
 }
