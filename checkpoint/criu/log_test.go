@@ -8,17 +8,14 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/nsmigrate/nsmigrate/netstate/ns/nstest"
 )
 
 // A criu that failed for lack of room, and had none to say so, is explained all the same; where there is room, it is not
 // put down to that.
 func TestExplainFull(t *testing.T) {
-	if os.Geteuid() != 0 {
-		if os.Getenv("CI") != "" {
-			t.Fatal("root is needed")
-		}
-		t.Skip("root is needed")
-	}
+	nstest.NeedRoot(t)
 	for _, test := range []struct {
 		size string
 		full bool

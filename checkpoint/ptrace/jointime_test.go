@@ -9,64 +9,40 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nsmigrate/nsmigrate/checkpoint/proc/proctest"
 	"github.com/nsmigrate/nsmigrate/checkpoint/ptrace"
+	"github.com/nsmigrate/nsmigrate/netstate/ns/nstest"
 )
 
 // A process enters another's time namespace and goes on as if nothing had been.
 func TestJoinTime(t *testing.T) {
-	if os.Geteuid() != 0 {
-		if os.Getenv("CI") != "" {
-			t.Fatal("root is needed")
-		}
-		t.Skip("root is needed")
-	}
-	start := func(flags uintptr) (pid int, say func() string) {
-		cmd := exec.Command("sh", "-c", "read a; echo $a; read b")
+	nstest.NeedRoot(t)
+	start := func(flags uintptr) *proctest.Process {
+		cmd := exec.Command("cat")
 		cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: flags}
-		in, err := cmd.StdinPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		out, err := cmd.StdoutPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() {
-			in.Close()
-			cmd.Wait() //nolint:errcheck // read fails
-		})
-		return cmd.Process.Pid, func() string {
-			fmt.Fprintln(in, "hello")
-			b := make([]byte, 100)
-			n, _ := out.Read(b)
-			return string(b[:n])
-		}
+		return proctest.Start(t, cmd)
 	}
-	clock := func(pid int) string {
-		link, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/time", pid))
+	clock := func(p *proctest.Process) string {
+		link, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/time", p.PID))
 		if err != nil {
 			t.Fatal(err)
 		}
 		return link
 	}
-	other, _ := start(unix.CLONE_NEWTIME) // which it is in when it has executed sh
-	pid, say := start(0)
-	if clock(pid) == clock(other) {
+	other := start(unix.CLONE_NEWTIME) // which it is in when it has executed cat
+	p := start(0)
+	if clock(p) == clock(other) {
 		t.Fatal("there is one time namespace only")
 	}
-	if err := ptrace.JoinTime(pid, other); err != nil {
+	if err := ptrace.JoinTime(p.PID, other.PID); err != nil {
 		t.Fatal(err)
 	}
-	if clock(pid) != clock(other) {
+	if clock(p) != clock(other) {
 		t.Error("it is still in its old time namespace")
 	}
-	if got := say(); got != "hello\n" {
-		t.Errorf("afterwards the process said %q", got)
-	}
-	if err := ptrace.JoinTime(pid, 1<<22+1); err == nil {
+	p.Echoes()
+	if err := ptrace.JoinTime(p.PID, 1<<22+1); err == nil {
 		t.Error("it entered the time namespace of nobody")
 	}
+	p.Echoes()
 }
